@@ -1,1 +1,10 @@
-//! The library behind `embassy` and `kubectl-embassy`.
+//! The data-embassy operator: a living, sealed copy of a cluster's registers on foreign soil, which
+//! takes over when home is lost, and never at the same time as home.
+//!
+//! Start with `domain/`: it holds every decision as a pure function. `docs/architecture.md` has the
+//! map and the one direction in which data flows.
+
+pub mod api;
+pub mod cli;
+pub mod mover;
+pub mod vault;

@@ -1,0 +1,53 @@
+//! The command line of `embassy`: parse and dispatch, nothing else.
+
+use crate::{mover, vault};
+use clap::{Parser, Subcommand};
+
+/// What every subcommand returns; `main` prints the whole chain of causes once.
+pub type CliResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Keeps a living, sealed copy of a cluster's registers on foreign soil.
+#[derive(Debug, Parser)]
+#[command(name = "embassy", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes, restores and proves dispatches.
+    Mover(mover::MoverArgs),
+    /// Serves the append-only repositories of one pair.
+    Vault(vault::VaultArgs),
+}
+
+impl Cli {
+    /// Runs the chosen subcommand.
+    ///
+    /// # Errors
+    /// The subcommand's own error, with its sources chained.
+    pub fn run(self) -> CliResult {
+        match self.command {
+            Command::Mover(args) => mover::run(&args),
+            Command::Vault(args) => vault::run(&args),
+        }
+    }
+}
+
+/// An error with all its causes in one line, the one place where errors are printed.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Libraries often repeat the cause in their own message; saying it twice helps nobody.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
