@@ -1,1 +1,2 @@
 //! Real clusters for tests.
+pub mod storage;
