@@ -34,11 +34,7 @@ impl Frozen {
             .spawn()
             .context("starting the guard of a freeze")?;
         // From here on a drop thaws, also when freezing half failed.
-        let frozen = Self {
-            dir,
-            guard,
-            thawed: false,
-        };
+        let frozen = Self { dir, guard, thawed: false };
         ioctl::freeze(&frozen.dir).with_context(|| format!("freezing {}", mount.display()))?;
         Ok(frozen)
     }

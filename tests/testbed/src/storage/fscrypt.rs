@@ -17,9 +17,7 @@ type Key = [u8; KEY_LEN];
 pub fn new_key(path: &Path) -> Result<()> {
     let mut key: Key = [0; KEY_LEN];
     let mut random = File::open("/dev/urandom").context("opening /dev/urandom")?;
-    random
-        .read_exact(&mut key)
-        .context("reading /dev/urandom")?;
+    random.read_exact(&mut key).context("reading /dev/urandom")?;
     write_key(path, &key)
 }
 
@@ -32,25 +30,16 @@ fn write_key(path: &Path, key: &Key) -> Result<()> {
     let new = path.with_extension("key.new");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options
-        .open(&new)
-        .with_context(|| format!("making {}", new.display()))?;
-    file.write_all(key)
-        .with_context(|| format!("writing {}", new.display()))?;
+    let mut file = options.open(&new).with_context(|| format!("making {}", new.display()))?;
+    file.write_all(key).with_context(|| format!("writing {}", new.display()))?;
     publish(&new, path)
 }
 
 fn read_key(path: &Path) -> Result<Key> {
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let length = bytes.len();
-    ensure!(
-        length == KEY_LEN,
-        "{} has {length} bytes in place of {KEY_LEN}",
-        path.display()
-    );
-    bytes
-        .try_into()
-        .map_err(|_| anyhow::anyhow!("{} is no key", path.display()))
+    ensure!(length == KEY_LEN, "{} has {length} bytes in place of {KEY_LEN}", path.display());
+    bytes.try_into().map_err(|_| anyhow::anyhow!("{} is no key", path.display()))
 }
 
 /// Unlocks the mounted file system and makes sure that `data` in it is encrypted. Idempotent.

@@ -26,14 +26,9 @@ pub fn rounded(size: u64) -> u64 {
 /// Makes a sparse image with an empty ext4.
 pub fn make(path: &Path, size: u64, encrypted: bool, label: &str) -> Result<()> {
     let file = new_file(path)?;
-    file.set_len(size)
-        .with_context(|| format!("sizing {}", path.display()))?;
+    file.set_len(size).with_context(|| format!("sizing {}", path.display()))?;
     // metadata_csum_seed lets a copy get another UUID without rewriting every checksum.
-    let features = if encrypted {
-        "encrypt,metadata_csum_seed"
-    } else {
-        "metadata_csum_seed"
-    };
+    let features = if encrypted { "encrypt,metadata_csum_seed" } else { "metadata_csum_seed" };
     let label: String = label.chars().take(16).collect();
     let fixed = [
         "-q",
@@ -56,23 +51,15 @@ pub fn make(path: &Path, size: u64, encrypted: bool, label: &str) -> Result<()> 
 /// An empty file of mode 0600 in place of whatever lay there.
 fn new_file(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600);
-    options
-        .open(path)
-        .with_context(|| format!("making {}", path.display()))
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).with_context(|| format!("making {}", path.display()))
 }
 
 /// Copies `from` to a new file `to`, holes staying holes. The bytes of data copied are returned.
 pub fn copy(from: &Path, to: &Path) -> Result<u64> {
     let source = File::open(from).with_context(|| format!("opening {}", from.display()))?;
     let target = new_file(to)?;
-    copy_files(&source, &target)
-        .with_context(|| format!("copying {} to {}", from.display(), to.display()))
+    copy_files(&source, &target).with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
 fn copy_files(source: &File, target: &File) -> Result<u64> {
@@ -97,13 +84,7 @@ fn copy_range(source: &File, target: &File, start: u64, end: u64) -> Result<()> 
     let (mut off_in, mut off_out) = (start, start);
     while off_in < end {
         let length = usize::try_from(end - off_in).unwrap_or(usize::MAX);
-        match rustix::fs::copy_file_range(
-            source,
-            Some(&mut off_in),
-            target,
-            Some(&mut off_out),
-            length,
-        ) {
+        match rustix::fs::copy_file_range(source, Some(&mut off_in), target, Some(&mut off_out), length) {
             Ok(0) => bail!("{} ended at {off_in} while being copied", end - start),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
@@ -128,32 +109,21 @@ fn copy_by_hand(mut source: &File, mut target: &File, start: u64, end: u64) -> R
 
 /// Gives a copy a UUID of its own.
 pub fn new_uuid(path: &Path) -> Result<()> {
-    tool(
-        "tune2fs",
-        [OsStr::new("-U"), OsStr::new("random"), path.as_os_str()],
-        0,
-    )
+    tool("tune2fs", [OsStr::new("-U"), OsStr::new("random"), path.as_os_str()], 0)
 }
 
 /// Grows the (clean, unmounted) file system in `path` to `size`.
 pub fn grow(path: &Path, size: u64) -> Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .with_context(|| format!("opening {}", path.display()))?;
-    file.set_len(size)
-        .with_context(|| format!("growing {}", path.display()))?;
+    let file =
+        OpenOptions::new().write(true).open(path).with_context(|| format!("opening {}", path.display()))?;
+    file.set_len(size).with_context(|| format!("growing {}", path.display()))?;
     // e2fsck answers 1 for "errors corrected", which resize2fs insists on having asked.
     tool("e2fsck", [OsStr::new("-fp"), path.as_os_str()], 1)?;
     tool("resize2fs", [path.as_os_str()], 0)
 }
 
 /// Runs a tool of e2fsprogs with a deadline; exit statuses up to `highest` are fine.
-fn tool<'a>(
-    name: &str,
-    arguments: impl IntoIterator<Item = &'a OsStr>,
-    highest: i32,
-) -> Result<()> {
+fn tool<'a>(name: &str, arguments: impl IntoIterator<Item = &'a OsStr>, highest: i32) -> Result<()> {
     let output = Command::new("timeout")
         .args(["--kill-after=5", TOOL_DEADLINE, name])
         .args(arguments)
@@ -253,10 +223,7 @@ mod tests {
         assert_eq!(meta.len(), 512 * MIB);
         assert!(meta.blocks() * 512 < MIB, "{} blocks", meta.blocks());
         let mut back = [0; 13];
-        File::open(&to)
-            .unwrap()
-            .read_exact_at(&mut back, 300 * MIB + 17)
-            .unwrap();
+        File::open(&to).unwrap().read_exact_at(&mut back, 300 * MIB + 17).unwrap();
         assert_eq!(&back, b"in the middle");
     }
 

@@ -85,18 +85,8 @@ struct PolicyV2 {
 fn call<T>(file: &File, request: u32, arg: &mut T) -> io::Result<i32> {
     // SAFETY: `file` is open for the whole call; every caller in this file passes the `repr(C)` type
     // that the kernel reads and writes for `request`, and the kernel keeps no pointer to it.
-    let got = unsafe {
-        libc::ioctl(
-            file.as_raw_fd(),
-            request as libc::Ioctl,
-            std::ptr::from_mut(arg),
-        )
-    };
-    if got < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(got)
-    }
+    let got = unsafe { libc::ioctl(file.as_raw_fd(), request as libc::Ioctl, std::ptr::from_mut(arg)) };
+    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(got) }
 }
 
 /// The number of a loop device that is free at this moment (another process may take it first).
@@ -155,11 +145,7 @@ pub fn shutdown(dir: &File) -> io::Result<()> {
 /// Gives the file system that `dir` lies on a master key. Giving it again is fine.
 pub fn add_key(dir: &File, key: &[u8; KEY_LEN]) -> io::Result<KeyId> {
     let mut arg = AddKey {
-        spec: KeySpec {
-            kind: KEY_SPEC_TYPE_IDENTIFIER,
-            reserved: 0,
-            value: [0; 32],
-        },
+        spec: KeySpec { kind: KEY_SPEC_TYPE_IDENTIFIER, reserved: 0, value: [0; 32] },
         raw_size: u32::try_from(KEY_LEN).unwrap_or_default(),
         key_id: 0,
         reserved: [0; 8],
@@ -180,16 +166,8 @@ pub fn remove_key(dir: &File, id: &KeyId) -> io::Result<bool> {
     for (to, from) in value.iter_mut().zip(id) {
         *to = *from;
     }
-    let spec = KeySpec {
-        kind: KEY_SPEC_TYPE_IDENTIFIER,
-        reserved: 0,
-        value,
-    };
-    let mut arg = RemoveKey {
-        spec,
-        status: 0,
-        reserved: [0; 5],
-    };
+    let spec = KeySpec { kind: KEY_SPEC_TYPE_IDENTIFIER, reserved: 0, value };
+    let mut arg = RemoveKey { spec, status: 0, reserved: [0; 5] };
     call(dir, FS_IOC_REMOVE_ENCRYPTION_KEY, &mut arg)?;
     Ok(arg.status == 0)
 }

@@ -26,9 +26,7 @@ impl Layout {
             let path = dir.join(sub);
             fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         }
-        let root = dir
-            .canonicalize()
-            .with_context(|| format!("resolving {}", dir.display()))?;
+        let root = dir.canonicalize().with_context(|| format!("resolving {}", dir.display()))?;
         Ok(Self { root })
     }
 
@@ -92,8 +90,7 @@ impl Layout {
 
     /// The lock a running provisioner holds for as long as it lives.
     pub fn lock_provisioner(&self, deadline: Duration) -> Result<Lock> {
-        self.lock_within("provisioner", deadline)
-            .context("is a provisioner still running here?")
+        self.lock_within("provisioner", deadline).context("is a provisioner still running here?")
     }
 
     fn lock_within(&self, name: &str, deadline: Duration) -> Result<Lock> {
@@ -110,10 +107,7 @@ impl Layout {
                 return Err(e).with_context(|| format!("locking {}", path.display()));
             }
             if Instant::now() > until {
-                bail!(
-                    "{} is held by another process for {deadline:?}",
-                    path.display()
-                );
+                bail!("{} is held by another process for {deadline:?}", path.display());
             }
             std::thread::sleep(POLL);
         }
@@ -136,11 +130,7 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     };
     let mut found = Vec::new();
     for entry in entries {
-        found.push(
-            entry
-                .with_context(|| format!("reading {}", dir.display()))?
-                .path(),
-        );
+        found.push(entry.with_context(|| format!("reading {}", dir.display()))?.path());
     }
     found.sort();
     Ok(found)

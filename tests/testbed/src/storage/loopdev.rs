@@ -44,20 +44,15 @@ pub fn attached_below(root: &Path) -> Result<Vec<LoopDevice>> {
     for entry in fs::read_dir("/sys/block").context("reading /sys/block")? {
         let sys = entry.context("reading /sys/block")?.path();
         // Devices come and go while we read: one without a file is simply not attached.
-        let (Ok(backing), Ok(device)) = (
-            fs::read(sys.join("loop/backing_file")),
-            fs::read_to_string(sys.join("dev")),
-        ) else {
+        let (Ok(backing), Ok(device)) =
+            (fs::read(sys.join("loop/backing_file")), fs::read_to_string(sys.join("dev")))
+        else {
             continue;
         };
         let backing = trimmed(backing);
         if let (Some(name), true) = (sys.file_name(), backing.starts_with(root)) {
             let node = Path::new("/dev").join(name);
-            found.push(LoopDevice {
-                node,
-                backing,
-                device: device.trim().to_owned(),
-            });
+            found.push(LoopDevice { node, backing, device: device.trim().to_owned() });
         }
     }
     Ok(found)
@@ -75,9 +70,7 @@ fn trimmed(mut raw: Vec<u8>) -> PathBuf {
 
 /// The device that has `image` behind it.
 pub fn attached(image: &Path) -> Result<Option<LoopDevice>> {
-    Ok(attached_below(image)?
-        .into_iter()
-        .find(|d| d.backing == image))
+    Ok(attached_below(image)?.into_iter().find(|d| d.backing == image))
 }
 
 /// Attaches `image` and returns the open device: it detaches itself when this file is closed
@@ -111,8 +104,7 @@ pub fn attach(image: &Path) -> Result<(LoopDevice, File)> {
         let file = open_node(number)?;
         match ioctl::loop_configure(&file, &backing, &image.to_string_lossy()) {
             Ok(()) => {
-                let device =
-                    attached(image)?.with_context(|| format!("{} vanished", image.display()))?;
+                let device = attached(image)?.with_context(|| format!("{} vanished", image.display()))?;
                 return Ok((device, file));
             }
             // Somebody else was quicker with this device.
@@ -120,10 +112,7 @@ pub fn attach(image: &Path) -> Result<(LoopDevice, File)> {
             Err(e) => return Err(e).with_context(|| format!("attaching {}", image.display())),
         }
     }
-    bail!(
-        "no free loop device for {} within {ATTACH_DEADLINE:?}",
-        image.display()
-    )
+    bail!("no free loop device for {} within {ATTACH_DEADLINE:?}", image.display())
 }
 
 /// Opens `/dev/loopN`, making the node where /dev has only the first few.
@@ -142,20 +131,14 @@ fn open_node(number: u32) -> Result<File> {
 /// The mounts of this mount namespace, in the order they were made.
 pub fn mounts() -> Result<Vec<Mount>> {
     let text = fs::read("/proc/self/mountinfo").context("reading mountinfo")?;
-    Ok(text
-        .split(|b| *b == b'\n')
-        .filter_map(parse_mount)
-        .collect())
+    Ok(text.split(|b| *b == b'\n').filter_map(parse_mount).collect())
 }
 
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ').skip(2);
     let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
     let target = unescape(fields.nth(1)?);
-    Some(Mount {
-        device,
-        target: PathBuf::from(std::ffi::OsString::from_vec(target)),
-    })
+    Some(Mount { device, target: PathBuf::from(std::ffi::OsString::from_vec(target)) })
 }
 
 /// Undoes the kernel's `\040` for a space and its like.
@@ -163,10 +146,8 @@ fn unescape(raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len());
     let mut rest = raw;
     while let Some((first, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal =
+            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 out.push(byte);
@@ -188,22 +169,18 @@ pub fn mount_at(target: &Path) -> Result<Option<Mount>> {
 
 /// Unmounts one target; one that is not mounted is fine. `force`: where it stays busy, detach it.
 pub fn unmount(target: &Path, force: bool) -> Result<()> {
-    let gone = wait_until(UNMOUNT_DEADLINE, || {
-        match rustix::mount::unmount(target, UnmountFlags::empty()) {
+    let gone =
+        wait_until(UNMOUNT_DEADLINE, || match rustix::mount::unmount(target, UnmountFlags::empty()) {
             Ok(()) => Ok(mount_at(target)?.is_none()),
             Err(Errno::INVAL | Errno::NOENT) => Ok(true),
             Err(Errno::BUSY) => Ok(false),
             Err(e) => Err(e).with_context(|| format!("unmounting {}", target.display())),
-        }
-    })?;
+        })?;
     if gone {
         return Ok(());
     }
     if !force {
-        bail!(
-            "{} stays busy: a process still has files open on it",
-            target.display()
-        );
+        bail!("{} stays busy: a process still has files open on it", target.display());
     }
     match rustix::mount::unmount(target, UnmountFlags::DETACH) {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
@@ -224,10 +201,7 @@ pub fn wait_detached(image: &Path, deadline: Duration) -> Result<()> {
     if wait_until(deadline, || Ok(attached(image)?.is_none()))? {
         return Ok(());
     }
-    bail!(
-        "{} is still in use after {deadline:?}: is a pod still running on it?",
-        image.display()
-    )
+    bail!("{} is still in use after {deadline:?}: is a pod still running on it?", image.display())
 }
 
 /// Detaches a device by force; a device that is gone is fine.
@@ -252,20 +226,14 @@ mod tests {
     fn mountinfo_lines_are_read_with_their_escapes() {
         let line = br"36 35 98:0 /mnt1 /mnt\040two/a\134b rw,noatime master:1 - ext3 /dev/root rw";
         let mount = parse_mount(line);
-        let want = Mount {
-            device: "98:0".into(),
-            target: PathBuf::from(r"/mnt two/a\b"),
-        };
+        let want = Mount { device: "98:0".into(), target: PathBuf::from(r"/mnt two/a\b") };
         assert_eq!(mount, Some(want));
         assert_eq!(parse_mount(b""), None);
     }
 
     #[test]
     fn names_of_deleted_files_are_cut() {
-        assert_eq!(
-            trimmed(b"/a/b.img (deleted)\n".to_vec()),
-            PathBuf::from("/a/b.img")
-        );
+        assert_eq!(trimmed(b"/a/b.img (deleted)\n".to_vec()), PathBuf::from("/a/b.img"));
         assert_eq!(trimmed(b"/a/b.img\n".to_vec()), PathBuf::from("/a/b.img"));
     }
 }

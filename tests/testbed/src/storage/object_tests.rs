@@ -1,5 +1,5 @@
 //! What the provisioner decides and writes, without a cluster.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,10 +19,7 @@ fn class() -> StorageClass {
 fn claim(spec: Value) -> PersistentVolumeClaim {
     let mut whole = json!({"storageClassName": "encrypted", "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": "32Mi"}}});
-    whole
-        .as_object_mut()
-        .unwrap()
-        .extend(spec.as_object().unwrap().clone());
+    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
     let meta = json!({"name": "data", "namespace": "register", "uid": "u-1",
         "annotations": {"volume.kubernetes.io/selected-node": "node-1"}});
     serde_json::from_value(json!({"metadata": meta, "spec": whole})).unwrap()
@@ -46,16 +43,9 @@ fn quantities() {
 fn only_the_encrypted_class_says_that_it_encrypts() {
     for value in storage_classes() {
         let class: StorageClass = serde_json::from_value(value).unwrap();
-        let says = class
-            .metadata
-            .annotations
-            .unwrap_or_default()
-            .contains_key("dataembassy.io/encrypted");
+        let says = class.metadata.annotations.unwrap_or_default().contains_key("dataembassy.io/encrypted");
         assert_eq!(says, class.parameters.unwrap()["encrypted"] == "true");
-        assert_eq!(
-            class.volume_binding_mode.as_deref(),
-            Some("WaitForFirstConsumer")
-        );
+        assert_eq!(class.volume_binding_mode.as_deref(), Some("WaitForFirstConsumer"));
     }
 }
 
@@ -67,57 +57,28 @@ fn a_claim_waits_for_its_node() {
     let mut early = ours.clone();
     early.metadata.annotations = None;
     assert!(!is_ours(&early, &class(), "node-1"));
-    let immediate = StorageClass {
-        volume_binding_mode: None,
-        ..class()
-    };
+    let immediate = StorageClass { volume_binding_mode: None, ..class() };
     assert!(is_ours(&early, &immediate, "node-1"));
-    let other = StorageClass {
-        provisioner: "other".into(),
-        ..class()
-    };
+    let other = StorageClass { provisioner: "other".into(), ..class() };
     assert!(!is_ours(&ours, &other, "node-1"));
-    assert!(!is_ours(
-        &claim(json!({"volumeName": "pv"})),
-        &class(),
-        "node-1"
-    ));
+    assert!(!is_ours(&claim(json!({"volumeName": "pv"})), &class(), "node-1"));
 }
 
 #[test]
 fn wishes_are_read_and_refused() {
     let plain = wish(&claim(json!({})), &class()).unwrap();
-    assert_eq!(
-        plain,
-        Wish {
-            size: 32 << 20,
-            encrypted: true,
-            source: Source::Empty
-        }
-    );
+    assert_eq!(plain, Wish { size: 32 << 20, encrypted: true, source: Source::Empty });
     let of = |kind: &str, group: &str| {
         let spec = json!({"dataSourceRef": {"apiGroup": group, "kind": kind, "name": "x"}});
         wish(&claim(spec), &class()).unwrap().source
     };
-    assert_eq!(
-        of("VolumeSnapshot", SNAPSHOT_GROUP),
-        Source::Snapshot("x".into())
-    );
+    assert_eq!(of("VolumeSnapshot", SNAPSHOT_GROUP), Source::Snapshot("x".into()));
     assert_eq!(of("PersistentVolumeClaim", ""), Source::Claim("x".into()));
     assert_eq!(of("Populator", "example.com"), Source::Foreign);
     assert!(wish(&claim(json!({"volumeMode": "Block"})), &class()).is_err());
     assert!(wish(&claim(json!({"accessModes": ["ReadWriteMany"]})), &class()).is_err());
     assert!(wish(&claim(json!({"resources": {}})), &class()).is_err());
-    assert!(
-        wish(
-            &claim(json!({})),
-            &StorageClass {
-                parameters: None,
-                ..class()
-            }
-        )
-        .is_err()
-    );
+    assert!(wish(&claim(json!({})), &StorageClass { parameters: None, ..class() }).is_err());
 }
 
 #[test]
@@ -150,8 +111,7 @@ fn steps_of_a_volume() {
         }))
         .unwrap()
     };
-    let step =
-        |phase, policy, deleting| volume_step(&pv(phase, policy, deleting, "node-1"), "node-1");
+    let step = |phase, policy, deleting| volume_step(&pv(phase, policy, deleting, "node-1"), "node-1");
     assert_eq!(step("Bound", "Delete", false), VolumeStep::Keep);
     assert_eq!(step("Available", "Delete", false), VolumeStep::Keep);
     assert_eq!(step("Released", "Delete", false), VolumeStep::DeleteObject);
@@ -159,30 +119,17 @@ fn steps_of_a_volume() {
     assert_eq!(step("Bound", "Delete", true), VolumeStep::Keep);
     assert_eq!(step("Released", "Delete", true), VolumeStep::DeleteImage);
     assert_eq!(step("Released", "Retain", true), VolumeStep::LetGo);
-    assert_eq!(
-        volume_step(&pv("Released", "Delete", false, "node-2"), "node-1"),
-        VolumeStep::Keep
-    );
+    assert_eq!(volume_step(&pv("Released", "Delete", false, "node-2"), "node-1"), VolumeStep::Keep);
 }
 
 #[test]
 fn a_snapshots_time_is_never_later_than_its_cut() {
     let created: jiff::Timestamp = "2026-01-02T03:04:05.999Z".parse().unwrap();
-    let info = SnapshotInfo {
-        created,
-        size: 5,
-        volume: "pvc-1".into(),
-        frozen: Duration::ZERO,
-    };
+    let info = SnapshotInfo { created, size: 5, volume: "pvc-1".into(), frozen: Duration::ZERO };
     let status = ready_status("content", &info);
+    assert_eq!(text(&status, "/status/creationTime"), Some("2026-01-02T03:04:05Z"));
     assert_eq!(
-        text(&status, "/status/creationTime"),
-        Some("2026-01-02T03:04:05Z")
-    );
-    assert_eq!(
-        content_status("id", &info)
-            .pointer("/status/creationTime")
-            .unwrap(),
+        content_status("id", &info).pointer("/status/creationTime").unwrap(),
         1_767_323_045_999_000_000_i64
     );
 }

@@ -38,11 +38,7 @@ pub fn snapshot_resource(kind: &str, plural: &str) -> ApiResource {
 pub fn storage_classes() -> Vec<Value> {
     let class = |name: &str, encrypted: bool| {
         // The annotation is the admin's word that the class encrypts: the plain one goes without.
-        let annotations = if encrypted {
-            json!({ENCRYPTED: "true"})
-        } else {
-            json!({})
-        };
+        let annotations = if encrypted { json!({ENCRYPTED: "true"}) } else { json!({}) };
         json!({
             "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
             "metadata": {"name": name, "annotations": annotations},
@@ -68,24 +64,15 @@ pub fn snapshot_class() -> Value {
 
 /// Whether snapshots without a class go to this one.
 pub fn is_default(class: &DynamicObject) -> bool {
-    class
-        .annotations()
-        .get(DEFAULT_SNAPSHOT_CLASS)
-        .is_some_and(|v| v == "true")
+    class.annotations().get(DEFAULT_SNAPSHOT_CLASS).is_some_and(|v| v == "true")
 }
 
 /// Bytes of a Kubernetes quantity, rounded up.
 pub fn bytes(quantity: &Quantity) -> Result<u64> {
     let text = quantity.0.trim();
     let exponent = |c: char| c == 'e' || c == 'E';
-    let scientific = text
-        .split_once(exponent)
-        .is_some_and(|(_, power)| power.parse::<i32>().is_ok());
-    let split = if scientific {
-        None
-    } else {
-        text.find(|c: char| c.is_ascii_alphabetic())
-    };
+    let scientific = text.split_once(exponent).is_some_and(|(_, power)| power.parse::<i32>().is_ok());
+    let split = if scientific { None } else { text.find(|c: char| c.is_ascii_alphabetic()) };
     let (number, unit) = text.split_at(split.unwrap_or(text.len()));
     let factor = match unit {
         "" => 1.0,
@@ -101,17 +88,11 @@ pub fn bytes(quantity: &Quantity) -> Result<u64> {
         "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         _ => bail!("{text:?}: unit {unit:?} is unknown"),
     };
-    let number: f64 = number
-        .parse()
-        .with_context(|| format!("{text:?} is no quantity"))?;
+    let number: f64 = number.parse().with_context(|| format!("{text:?} is no quantity"))?;
     let value = (number * factor).ceil();
     // 8 EiB, far from where a double's gaps or a cast's edge would matter.
     ensure!((0.0..9e18).contains(&value), "{text:?} is no size");
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked just above"
-    )]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked just above")]
     Ok(value as u64)
 }
 
@@ -130,11 +111,7 @@ pub fn is_ours(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str) 
 
 /// Whether the claim has neither a volume nor a deletion ahead.
 pub fn is_unbound(claim: &PersistentVolumeClaim) -> bool {
-    let volume = claim
-        .spec
-        .as_ref()
-        .and_then(|s| s.volume_name.as_deref())
-        .unwrap_or_default();
+    let volume = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
     claim.metadata.deletion_timestamp.is_none() && volume.is_empty()
 }
 
@@ -165,41 +142,18 @@ pub struct Wish {
 /// Reads a claim; an error says what this provisioner cannot do.
 pub fn wish(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Wish> {
     let spec = claim.spec.as_ref().context("the claim has no spec")?;
-    ensure!(
-        spec.volume_mode.as_deref() != Some("Block"),
-        "block volumes are not supported"
-    );
-    ensure!(
-        spec.selector.is_none(),
-        "claims with a selector cannot be provisioned"
-    );
+    ensure!(spec.volume_mode.as_deref() != Some("Block"), "block volumes are not supported");
+    ensure!(spec.selector.is_none(), "claims with a selector cannot be provisioned");
     let modes = spec.access_modes.as_deref().unwrap_or_default();
-    ensure!(
-        !modes.iter().any(|m| m == "ReadWriteMany"),
-        "ReadWriteMany is not supported"
-    );
+    ensure!(!modes.iter().any(|m| m == "ReadWriteMany"), "ReadWriteMany is not supported");
     let requests = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
-    let storage = requests
-        .and_then(|r| r.get("storage"))
-        .context("the claim requests no storage")?;
-    let encrypted = match class
-        .parameters
-        .as_ref()
-        .and_then(|p| p.get("encrypted"))
-        .map(String::as_str)
-    {
+    let storage = requests.and_then(|r| r.get("storage")).context("the claim requests no storage")?;
+    let encrypted = match class.parameters.as_ref().and_then(|p| p.get("encrypted")).map(String::as_str) {
         Some("true") => true,
         Some("false") => false,
-        other => bail!(
-            "parameter encrypted of class {} is {other:?}: say true or false",
-            class.name_any()
-        ),
+        other => bail!("parameter encrypted of class {} is {other:?}: say true or false", class.name_any()),
     };
-    Ok(Wish {
-        size: bytes(storage)?,
-        encrypted,
-        source: source(claim),
-    })
+    Ok(Wish { size: bytes(storage)?, encrypted, source: source(claim) })
 }
 
 fn source(claim: &PersistentVolumeClaim) -> Source {
@@ -210,10 +164,7 @@ fn source(claim: &PersistentVolumeClaim) -> Source {
         return Source::Empty;
     };
     let group = reference.api_group.as_deref().unwrap_or_default();
-    let elsewhere = reference
-        .namespace
-        .as_deref()
-        .is_some_and(|n| Some(n) != claim.namespace().as_deref());
+    let elsewhere = reference.namespace.as_deref().is_some_and(|n| Some(n) != claim.namespace().as_deref());
     match (group, reference.kind.as_str()) {
         _ if elsewhere => Source::Foreign,
         (SNAPSHOT_GROUP, "VolumeSnapshot") => Source::Snapshot(reference.name.clone()),
@@ -238,16 +189,9 @@ pub struct NewVolume<'a> {
 }
 
 /// The PersistentVolume for a claim.
-pub fn persistent_volume(
-    claim: &PersistentVolumeClaim,
-    new: &NewVolume<'_>,
-) -> Result<PersistentVolume> {
+pub fn persistent_volume(claim: &PersistentVolumeClaim, new: &NewVolume<'_>) -> Result<PersistentVolume> {
     let uid = claim.uid().context("the claim has no uid")?;
-    let modes = claim
-        .spec
-        .as_ref()
-        .and_then(|s| s.access_modes.clone())
-        .unwrap_or_default();
+    let modes = claim.spec.as_ref().and_then(|s| s.access_modes.clone()).unwrap_or_default();
     let pv = json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {
@@ -296,15 +240,8 @@ pub fn volume_step(pv: &PersistentVolume, node: &str) -> VolumeStep {
     if !is(PROVISIONED_BY, PROVISIONER) || !is(NODE, node) {
         return VolumeStep::Keep;
     }
-    let phase = pv
-        .status
-        .as_ref()
-        .and_then(|s| s.phase.as_deref())
-        .unwrap_or("Pending");
-    let policy = pv
-        .spec
-        .as_ref()
-        .and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
+    let phase = pv.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    let policy = pv.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
     let delete = policy == Some("Delete");
     match (pv.metadata.deletion_timestamp.is_some(), phase) {
         (true, "Bound") => VolumeStep::Keep,
@@ -324,11 +261,7 @@ pub fn volume_step(pv: &PersistentVolume, node: &str) -> VolumeStep {
 /// Name of our volume behind a bound claim's PersistentVolume.
 pub fn our_volume(pv: &PersistentVolume) -> Result<String> {
     let by = pv.annotations().get(PROVISIONED_BY).map(String::as_str);
-    ensure!(
-        by == Some(PROVISIONER),
-        "volume {} was provisioned by {by:?}, not by us",
-        pv.name_any()
-    );
+    ensure!(by == Some(PROVISIONER), "volume {} was provisioned by {by:?}, not by us", pv.name_any());
     Ok(pv.name_any())
 }
 
@@ -401,18 +334,12 @@ pub fn failed_status(message: &str, now: jiff::Timestamp) -> Value {
 
 /// A non-empty string somewhere in an object.
 pub fn text<'a>(data: &'a Value, pointer: &str) -> Option<&'a str> {
-    data.pointer(pointer)
-        .and_then(Value::as_str)
-        .filter(|s| !s.is_empty())
+    data.pointer(pointer).and_then(Value::as_str).filter(|s| !s.is_empty())
 }
 
 /// Whether a VolumeSnapshot or its content says it can be used.
 pub fn is_ready(object: &DynamicObject) -> bool {
-    object
-        .data
-        .pointer("/status/readyToUse")
-        .and_then(Value::as_bool)
-        == Some(true)
+    object.data.pointer("/status/readyToUse").and_then(Value::as_bool) == Some(true)
 }
 
 /// A patch of the finalizers that fails when the object has changed meanwhile.

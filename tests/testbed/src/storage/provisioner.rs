@@ -42,8 +42,14 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Self {
         Self(error.into())
     }
 }
@@ -55,9 +61,7 @@ impl Context {
         work: impl FnOnce(Volumes) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let volumes = self.volumes.clone();
-        tokio::task::spawn_blocking(move || work(volumes))
-            .await
-            .context("disk work broke off")?
+        tokio::task::spawn_blocking(move || work(volumes)).await.context("disk work broke off")?
     }
 
     /// Tells the object's readers; that nobody can be told is only logged.
@@ -68,8 +72,7 @@ impl Context {
         what: [&str; 2],
         note: &str,
     ) {
-        self.tell_dynamic(object, &T::default(), kind, what, note)
-            .await;
+        self.tell_dynamic(object, &T::default(), kind, what, note).await;
     }
 
     /// As `tell`, for objects whose type is known at run time only. `what`: reason and action.
@@ -82,18 +85,9 @@ impl Context {
         note: &str,
     ) {
         let note = note.chars().take(1000).collect();
-        let event = Event {
-            type_,
-            reason: reason.into(),
-            action: action.into(),
-            note: Some(note),
-            secondary: None,
-        };
-        if let Err(e) = self
-            .recorder
-            .publish(&event, &object.object_ref(dynamic))
-            .await
-        {
+        let event =
+            Event { type_, reason: reason.into(), action: action.into(), note: Some(note), secondary: None };
+        if let Err(e) = self.recorder.publish(&event, &object.object_ref(dynamic)).await {
             tracing::warn!(error = %e, reason, "an event could not be published");
         }
     }
@@ -108,13 +102,11 @@ pub(super) async fn run(context: Arc<Context>) {
     .with_config(Config::default().concurrency(CONCURRENCY))
     .run(claim, again, context.clone())
     .for_each(log);
-    let volumes = Controller::new(
-        Api::<PersistentVolume>::all(context.client.clone()),
-        watcher::Config::default(),
-    )
-    .with_config(Config::default().concurrency(CONCURRENCY))
-    .run(volume, again, context.clone())
-    .for_each(log);
+    let volumes =
+        Controller::new(Api::<PersistentVolume>::all(context.client.clone()), watcher::Config::default())
+            .with_config(Config::default().concurrency(CONCURRENCY))
+            .run(volume, again, context.clone())
+            .for_each(log);
     futures::join!(claims, volumes);
 }
 
@@ -130,22 +122,12 @@ pub(super) async fn log<T, E: std::fmt::Display>(result: Result<T, E>) {
     }
 }
 
-async fn claim(
-    claim: Arc<PersistentVolumeClaim>,
-    context: Arc<Context>,
-) -> Result<Action, Failure> {
-    let name = claim
-        .spec
-        .as_ref()
-        .and_then(|s| s.storage_class_name.as_deref())
-        .unwrap_or_default();
+async fn claim(claim: Arc<PersistentVolumeClaim>, context: Arc<Context>) -> Result<Action, Failure> {
+    let name = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref()).unwrap_or_default();
     if name.is_empty() || !objects::is_unbound(&claim) {
         return Ok(Action::await_change());
     }
-    let Some(class) = Api::<StorageClass>::all(context.client.clone())
-        .get_opt(name)
-        .await?
-    else {
+    let Some(class) = Api::<StorageClass>::all(context.client.clone()).get_opt(name).await? else {
         return Ok(Action::requeue(AGAIN));
     };
     if !objects::is_ours(&claim, &class, &context.node) {
@@ -160,14 +142,7 @@ async fn claim(
         Ok(None) => Ok(Action::await_change()),
         Err(e) => {
             let note = format!("{e:#}");
-            context
-                .tell(
-                    &*claim,
-                    EventType::Warning,
-                    ["ProvisioningFailed", "Provision"],
-                    &note,
-                )
-                .await;
+            context.tell(&*claim, EventType::Warning, ["ProvisioningFailed", "Provision"], &note).await;
             Err(Failure(e.context(format!("claim {}", claim.name_any()))))
         }
     }
@@ -185,23 +160,10 @@ async fn provision(
     }
     let content = find_content(claim, &wish.source, context).await?;
     let name = objects::volume_name(&claim.uid().context("the claim has no uid")?);
-    let request = Request {
-        name: name.clone(),
-        size: wish.size,
-        encrypted: wish.encrypted,
-        content,
-    };
-    let size = context
-        .on_disk(move |volumes| volumes.create(&request))
-        .await?;
+    let request = Request { name: name.clone(), size: wish.size, encrypted: wish.encrypted, content };
+    let size = context.on_disk(move |volumes| volumes.create(&request)).await?;
     let data = context.volumes.layout.data(&name);
-    let new = NewVolume {
-        size,
-        data: &data,
-        node: &context.node,
-        prefix: &context.prefix,
-        class,
-    };
+    let new = NewVolume { size, data: &data, node: &context.node, prefix: &context.prefix, class };
     let pv = objects::persistent_volume(claim, &new)?;
     let volumes = Api::<PersistentVolume>::all(context.client.clone());
     match volumes.create(&PostParams::default(), &pv).await {
@@ -212,33 +174,19 @@ async fn provision(
 }
 
 /// Looks up what the claim's data source names, so far as it is there and ready.
-async fn find_content(
-    claim: &PersistentVolumeClaim,
-    source: &Source,
-    context: &Context,
-) -> Result<Content> {
+async fn find_content(claim: &PersistentVolumeClaim, source: &Source, context: &Context) -> Result<Content> {
     let namespace = claim.namespace().unwrap_or_default();
     let found = match source {
         Source::Empty | Source::Foreign => None,
         Source::Claim(name) => Some(bound_volume(&context.client, &namespace, name).await?),
         Source::Snapshot(name) => {
             let resource = objects::snapshot_resource("VolumeSnapshot", "volumesnapshots");
-            let api = Api::<DynamicObject>::namespaced_with(
-                context.client.clone(),
-                &namespace,
-                &resource,
-            );
-            let snapshot = api
-                .get(name)
-                .await
-                .with_context(|| format!("looking up VolumeSnapshot {name}"))?;
-            anyhow::ensure!(
-                objects::is_ready(&snapshot),
-                "VolumeSnapshot {name} is not ready to use"
-            );
+            let api = Api::<DynamicObject>::namespaced_with(context.client.clone(), &namespace, &resource);
+            let snapshot =
+                api.get(name).await.with_context(|| format!("looking up VolumeSnapshot {name}"))?;
+            anyhow::ensure!(objects::is_ready(&snapshot), "VolumeSnapshot {name} is not ready to use");
             let bound = objects::text(&snapshot.data, "/status/boundVolumeSnapshotContentName");
-            let bound =
-                bound.with_context(|| format!("VolumeSnapshot {name} is bound to nothing"))?;
+            let bound = bound.with_context(|| format!("VolumeSnapshot {name} is bound to nothing"))?;
             Some(snapshot_handle(&context.client, bound).await?)
         }
     };
@@ -249,38 +197,21 @@ async fn find_content(
 async fn snapshot_handle(client: &Client, content: &str) -> Result<String> {
     let resource = objects::snapshot_resource("VolumeSnapshotContent", "volumesnapshotcontents");
     let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-    let content = api
-        .get(content)
-        .await
-        .context("looking up a VolumeSnapshotContent")?;
+    let content = api.get(content).await.context("looking up a VolumeSnapshotContent")?;
     let driver = objects::text(&content.data, "/spec/driver");
-    anyhow::ensure!(
-        driver == Some(objects::DRIVER),
-        "the snapshot is of driver {driver:?}, not ours"
-    );
+    anyhow::ensure!(driver == Some(objects::DRIVER), "the snapshot is of driver {driver:?}, not ours");
     let handle = objects::text(&content.data, "/status/snapshotHandle");
-    handle
-        .map(str::to_owned)
-        .context("the VolumeSnapshotContent has no handle")
+    handle.map(str::to_owned).context("the VolumeSnapshotContent has no handle")
 }
 
 /// Our name of the volume that a claim is bound to.
 pub(super) async fn bound_volume(client: &Client, namespace: &str, name: &str) -> Result<String> {
     let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
-    let claim = claims
-        .get(name)
-        .await
-        .with_context(|| format!("looking up claim {name}"))?;
+    let claim = claims.get(name).await.with_context(|| format!("looking up claim {name}"))?;
     let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-    let volume = claim
-        .spec
-        .as_ref()
-        .and_then(|s| s.volume_name.clone())
-        .filter(|_| bound);
+    let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|_| bound);
     let volume = volume.with_context(|| format!("claim {name} is not bound"))?;
-    let pv = Api::<PersistentVolume>::all(client.clone())
-        .get(&volume)
-        .await?;
+    let pv = Api::<PersistentVolume>::all(client.clone()).get(&volume).await?;
     objects::our_volume(&pv)
 }
 
@@ -289,24 +220,14 @@ async fn volume(pv: Arc<PersistentVolume>, context: Arc<Context>) -> Result<Acti
         VolumeStep::Keep => {}
         VolumeStep::DeleteObject => {
             let api = Api::<PersistentVolume>::all(context.client.clone());
-            let this = DeleteParams {
-                preconditions: Some(same(pv.meta())),
-                ..DeleteParams::default()
-            };
+            let this = DeleteParams { preconditions: Some(same(pv.meta())), ..DeleteParams::default() };
             ignore_gone(api.delete(&pv.name_any(), &this).await.map(drop))?;
         }
         VolumeStep::DeleteImage => {
             let name = pv.name_any();
             if let Err(e) = context.on_disk(move |volumes| volumes.delete(&name)).await {
                 let note = format!("{e:#}");
-                context
-                    .tell(
-                        &*pv,
-                        EventType::Warning,
-                        ["VolumeFailedDelete", "Delete"],
-                        &note,
-                    )
-                    .await;
+                context.tell(&*pv, EventType::Warning, ["VolumeFailedDelete", "Delete"], &note).await;
                 return Err(Failure(e));
             }
             let_go(&pv, &context.client).await?;
@@ -319,19 +240,12 @@ async fn volume(pv: Arc<PersistentVolume>, context: Arc<Context>) -> Result<Acti
 async fn let_go(pv: &PersistentVolume, client: &Client) -> Result<()> {
     let api = Api::<PersistentVolume>::all(client.clone());
     let patch = Patch::Merge(objects::finalizers_patch(pv.meta(), false));
-    ignore_gone(
-        api.patch(&pv.name_any(), &PatchParams::default(), &patch)
-            .await
-            .map(drop),
-    )
+    ignore_gone(api.patch(&pv.name_any(), &PatchParams::default(), &patch).await.map(drop))
 }
 
 /// A precondition: this very object in this very version.
 fn same(meta: &kube::core::ObjectMeta) -> kube::api::Preconditions {
-    kube::api::Preconditions {
-        uid: meta.uid.clone(),
-        resource_version: meta.resource_version.clone(),
-    }
+    kube::api::Preconditions { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() }
 }
 
 /// Whether the API server answered with this code.

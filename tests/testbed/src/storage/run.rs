@@ -49,8 +49,7 @@ pub async fn run(args: ProvisionerArgs) -> Result<()> {
     let volumes = Volumes::new(&args.dir, &args.prefix)?;
     let ready = volumes.layout.ready();
     let layout = volumes.layout.clone();
-    let _only =
-        tokio::task::spawn_blocking(move || layout.lock_provisioner(LOCK_DEADLINE)).await??;
+    let _only = tokio::task::spawn_blocking(move || layout.lock_provisioner(LOCK_DEADLINE)).await??;
     remove_file(&ready)?;
     let dir = args.dir.clone();
     let mounted = tokio::task::spawn_blocking(move || site::mount_all(&dir)).await??;
@@ -65,13 +64,8 @@ pub async fn run(args: ProvisionerArgs) -> Result<()> {
 }
 
 async fn serve(args: &ProvisionerArgs, volumes: Volumes) -> Result<()> {
-    let client = tokio::time::timeout(API_DEADLINE, connect(args))
-        .await
-        .context("no API server")??;
-    let reporter = Reporter {
-        controller: MANAGER.into(),
-        instance: Some(args.prefix.clone()),
-    };
+    let client = tokio::time::timeout(API_DEADLINE, connect(args)).await.context("no API server")??;
+    let reporter = Reporter { controller: MANAGER.into(), instance: Some(args.prefix.clone()) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         client,
@@ -101,21 +95,13 @@ async fn connect(args: &ProvisionerArgs) -> Result<Client> {
 
 async fn try_connect(args: &ProvisionerArgs) -> Result<Client> {
     let file = Kubeconfig::read_from(&args.kubeconfig)?;
-    let mut config =
-        kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     config.default_retry = false;
     let client = Client::try_from(config)?;
     let api = Api::<StorageClass>::all(client.clone());
     for class in objects::storage_classes() {
-        let name = objects::text(&class, "/metadata/name")
-            .unwrap_or_default()
-            .to_owned();
-        api.patch(
-            &name,
-            &PatchParams::apply(MANAGER).force(),
-            &Patch::Apply(class),
-        )
-        .await?;
+        let name = objects::text(&class, "/metadata/name").unwrap_or_default().to_owned();
+        api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(class)).await?;
     }
     Ok(client)
 }
@@ -126,13 +112,8 @@ async fn await_snapshot_api(client: &Client) -> Result<()> {
     let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
     let class = objects::snapshot_class();
     // Without the CRDs there are no snapshots, but volumes all the same: wait as long as it takes.
-    while let Err(e) = api
-        .patch(
-            objects::SNAPSHOT_CLASS,
-            &PatchParams::apply(MANAGER).force(),
-            &Patch::Apply(&class),
-        )
-        .await
+    while let Err(e) =
+        api.patch(objects::SNAPSHOT_CLASS, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&class)).await
     {
         tracing::debug!("no snapshot API yet: {e}");
         tokio::time::sleep(POLL).await;

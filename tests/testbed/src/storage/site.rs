@@ -21,15 +21,10 @@ pub fn mount_all(dir: &Path) -> Result<usize> {
         return Ok(0);
     };
     thaw_all(dir)?;
-    let volumes = Volumes {
-        prefix: String::new(),
-        layout,
-    };
+    let volumes = Volumes { prefix: String::new(), layout };
     let names = volumes.layout.volumes()?;
     for name in &names {
-        volumes
-            .mount(name)
-            .with_context(|| format!("mounting volume {name}"))?;
+        volumes.mount(name).with_context(|| format!("mounting volume {name}"))?;
     }
     Ok(names.len())
 }
@@ -40,14 +35,9 @@ pub fn lock_all(dir: &Path) -> Result<()> {
     let Some(layout) = Layout::open(dir)? else {
         return Ok(());
     };
-    let volumes = Volumes {
-        prefix: String::new(),
-        layout,
-    };
+    let volumes = Volumes { prefix: String::new(), layout };
     for name in volumes.layout.volumes()? {
-        volumes
-            .lock(&name)
-            .with_context(|| format!("locking volume {name}"))?;
+        volumes.lock(&name).with_context(|| format!("locking volume {name}"))?;
     }
     Ok(())
 }
@@ -58,10 +48,7 @@ pub fn thaw_all(dir: &Path) -> Result<usize> {
         return Ok(0);
     };
     let mut thawed = 0;
-    for mount in loopdev::mounts()?
-        .iter()
-        .filter(|m| m.target.starts_with(layout.root()))
-    {
+    for mount in loopdev::mounts()?.iter().filter(|m| m.target.starts_with(layout.root())) {
         thawed += usize::from(freeze::thaw(&mount.target)?);
     }
     Ok(thawed)
@@ -75,14 +62,10 @@ pub fn power_cut(dir: &Path) -> Result<()> {
         return Ok(());
     };
     thaw_all(dir)?;
-    for mount in loopdev::mounts()?
-        .iter()
-        .filter(|m| m.target.starts_with(layout.root()))
-    {
-        let open = File::open(&mount.target)
-            .with_context(|| format!("opening {}", mount.target.display()))?;
-        ioctl::shutdown(&open)
-            .with_context(|| format!("cutting the power of {}", mount.target.display()))?;
+    for mount in loopdev::mounts()?.iter().filter(|m| m.target.starts_with(layout.root())) {
+        let open =
+            File::open(&mount.target).with_context(|| format!("opening {}", mount.target.display()))?;
+        ioctl::shutdown(&open).with_context(|| format!("cutting the power of {}", mount.target.display()))?;
     }
     release(&layout)
 }
@@ -93,16 +76,10 @@ fn release(layout: &Layout) -> Result<()> {
     for device in loopdev::attached_below(root)? {
         loopdev::unmount_device(&device.device, true)?;
     }
-    for mount in loopdev::mounts()?
-        .iter()
-        .rev()
-        .filter(|m| m.target.starts_with(root))
-    {
+    for mount in loopdev::mounts()?.iter().rev().filter(|m| m.target.starts_with(root)) {
         loopdev::unmount(&mount.target, true)?;
     }
-    let released = wait_until(DETACH_DEADLINE, || {
-        Ok(loopdev::attached_below(root)?.is_empty())
-    })?;
+    let released = wait_until(DETACH_DEADLINE, || Ok(loopdev::attached_below(root)?.is_empty()))?;
     if !released {
         for device in loopdev::attached_below(root)? {
             loopdev::clear(&device)?;
@@ -135,8 +112,7 @@ pub fn cleanup(dir: &Path) -> Result<()> {
     }
     // Other things of the cluster may lie in the same directory: leave it to them then.
     if files(layout.root())?.is_empty() {
-        fs::remove_dir(layout.root())
-            .with_context(|| format!("removing {}", layout.root().display()))?;
+        fs::remove_dir(layout.root()).with_context(|| format!("removing {}", layout.root().display()))?;
     }
     Ok(())
 }

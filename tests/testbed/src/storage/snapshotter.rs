@@ -12,9 +12,7 @@ use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 
 use super::objects;
-use super::provisioner::{
-    AGAIN, Context, Failure, again, bound_volume, ignore_gone, is_status, log,
-};
+use super::provisioner::{AGAIN, Context, Failure, again, bound_volume, ignore_gone, is_status, log};
 use super::volume::SnapshotInfo;
 
 const CONCURRENCY: u16 = 4;
@@ -35,13 +33,13 @@ fn classes() -> ApiResource {
 
 /// Serves snapshots until the process ends. The CRDs must be there.
 pub(super) async fn run(context: Arc<Context>) {
-    let all = |resource| Api::<DynamicObject>::all_with(context.client.clone(), resource);
+    let all = |resource: ApiResource| Api::<DynamicObject>::all_with(context.client.clone(), &resource);
     let config = || Config::default().concurrency(CONCURRENCY);
-    let taken = Controller::new_with(all(&snapshots()), watcher::Config::default(), snapshots())
+    let taken = Controller::new_with(all(snapshots()), watcher::Config::default(), snapshots())
         .with_config(config())
         .run(snapshot, again, context.clone())
         .for_each(log);
-    let held = Controller::new_with(all(&contents()), watcher::Config::default(), contents())
+    let held = Controller::new_with(all(contents()), watcher::Config::default(), contents())
         .with_config(config())
         .run(content, again, context.clone())
         .for_each(log);
@@ -54,10 +52,7 @@ fn namespaced(context: &Context, object: &DynamicObject) -> Api<DynamicObject> {
 }
 
 async fn snapshot(snapshot: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action, Failure> {
-    let ours = snapshot
-        .finalizers()
-        .iter()
-        .any(|f| f == objects::FINALIZER);
+    let ours = snapshot.finalizers().iter().any(|f| f == objects::FINALIZER);
     if snapshot.meta().deletion_timestamp.is_some() {
         return if ours {
             delete_content(&snapshot, &context).await.map_err(Failure)
@@ -71,18 +66,13 @@ async fn snapshot(snapshot: Arc<DynamicObject>, context: Arc<Context>) -> Result
     match take(&snapshot, &context).await {
         Ok(()) => Ok(Action::await_change()),
         // We acted on an old copy of the object: the new one is on its way to us.
-        Err(e)
-            if e.downcast_ref::<kube::Error>()
-                .is_some_and(|e| is_status(e, 409)) =>
-        {
+        Err(e) if e.downcast_ref::<kube::Error>().is_some_and(|e| is_status(e, 409)) => {
             Ok(Action::requeue(SOON))
         }
         Err(e) => {
             let note = format!("{e:#}");
             report(&snapshot, &context, &note).await?;
-            Err(Failure(
-                e.context(format!("snapshot {}", snapshot.name_any())),
-            ))
+            Err(Failure(e.context(format!("snapshot {}", snapshot.name_any()))))
         }
     }
 }
@@ -90,19 +80,13 @@ async fn snapshot(snapshot: Arc<DynamicObject>, context: Arc<Context>) -> Result
 /// Writes a failure into the status, once, and tells about it each time.
 async fn report(snapshot: &DynamicObject, context: &Context, note: &str) -> Result<()> {
     let what = ["SnapshotCreationFailed", "Snapshot"];
-    context
-        .tell_dynamic(snapshot, &snapshots(), EventType::Warning, what, note)
-        .await;
+    context.tell_dynamic(snapshot, &snapshots(), EventType::Warning, what, note).await;
     if objects::text(&snapshot.data, "/status/error/message") == Some(note) {
         return Ok(());
     }
     let patch = Patch::Merge(objects::failed_status(note, jiff::Timestamp::now()));
     let api = namespaced(context, snapshot);
-    ignore_gone(
-        api.patch_status(&snapshot.name_any(), &PatchParams::default(), &patch)
-            .await
-            .map(drop),
-    )
+    ignore_gone(api.patch_status(&snapshot.name_any(), &PatchParams::default(), &patch).await.map(drop))
 }
 
 /// Takes the snapshot and binds it. Also for one whose content was made by hand.
@@ -117,11 +101,7 @@ async fn take(snapshot: &DynamicObject, context: &Context) -> Result<()> {
         },
     };
     // Before anything is on disk, so that nothing can be forgotten there.
-    if !snapshot
-        .finalizers()
-        .iter()
-        .any(|f| f == objects::FINALIZER)
-    {
+    if !snapshot.finalizers().iter().any(|f| f == objects::FINALIZER) {
         let patch = Patch::Merge(objects::finalizers_patch(snapshot.meta(), true));
         api.patch(&snapshot.name_any(), &PatchParams::default(), &patch)
             .await
@@ -136,18 +116,9 @@ async fn take(snapshot: &DynamicObject, context: &Context) -> Result<()> {
     api.patch_status(&snapshot.name_any(), &PatchParams::default(), &patch)
         .await
         .context("writing the status")?;
-    let note = format!(
-        "snapshot of {} is ready; writers waited {:?}",
-        info.volume, info.frozen
-    );
+    let note = format!("snapshot of {} is ready; writers waited {:?}", info.volume, info.frozen);
     context
-        .tell_dynamic(
-            snapshot,
-            &snapshots(),
-            EventType::Normal,
-            ["SnapshotReady", "Snapshot"],
-            &note,
-        )
+        .tell_dynamic(snapshot, &snapshots(), EventType::Normal, ["SnapshotReady", "Snapshot"], &note)
         .await;
     Ok(())
 }
@@ -156,15 +127,11 @@ async fn take(snapshot: &DynamicObject, context: &Context) -> Result<()> {
 async fn find_class(snapshot: &DynamicObject, context: &Context) -> Result<Option<DynamicObject>> {
     let api = Api::<DynamicObject>::all_with(context.client.clone(), &classes());
     let class = match objects::text(&snapshot.data, "/spec/volumeSnapshotClassName") {
-        Some(name) => api
-            .get(name)
-            .await
-            .with_context(|| format!("looking up VolumeSnapshotClass {name}"))?,
+        Some(name) => {
+            api.get(name).await.with_context(|| format!("looking up VolumeSnapshotClass {name}"))?
+        }
         None => {
-            let all = api
-                .list(&Default::default())
-                .await
-                .context("listing VolumeSnapshotClasses")?;
+            let all = api.list(&Default::default()).await.context("listing VolumeSnapshotClasses")?;
             all.items
                 .into_iter()
                 .find(objects::is_default)
@@ -183,18 +150,11 @@ async fn cut(
 ) -> Result<(String, SnapshotInfo)> {
     let claim = objects::text(&snapshot.data, "/spec/source/persistentVolumeClaimName");
     let claim = claim.context("the snapshot names no source")?;
-    let volume = bound_volume(
-        &context.client,
-        &snapshot.namespace().unwrap_or_default(),
-        claim,
-    )
-    .await?;
+    let volume = bound_volume(&context.client, &snapshot.namespace().unwrap_or_default(), claim).await?;
     let uid = snapshot.uid().context("the snapshot has no uid")?;
     let (id, name) = (objects::snapshot_id(&uid), objects::content_name(&uid));
     let handle = id.clone();
-    let info = context
-        .on_disk(move |volumes| volumes.snapshot(&volume, &id))
-        .await?;
+    let info = context.on_disk(move |volumes| volumes.snapshot(&volume, &id)).await?;
     let new = serde_json::from_value(objects::snapshot_content(snapshot, class, &info)?)?;
     let api = Api::<DynamicObject>::all_with(context.client.clone(), &contents());
     match api.create(&PostParams::default(), &new).await {
@@ -203,51 +163,29 @@ async fn cut(
         Err(e) => return Err(e).context("creating the VolumeSnapshotContent"),
     }
     let patch = Patch::Merge(objects::content_status(&handle, &info));
-    api.patch_status(&name, &PatchParams::default(), &patch)
-        .await
-        .context("writing the content's status")?;
+    api.patch_status(&name, &PatchParams::default(), &patch).await.context("writing the content's status")?;
     Ok((name, info))
 }
 
 /// Binds a content object that was made by hand for a snapshot we have.
 async fn adopt(name: &str, snapshot: &DynamicObject, context: &Context) -> Result<SnapshotInfo> {
     let api = Api::<DynamicObject>::all_with(context.client.clone(), &contents());
-    let content = api
-        .get(name)
-        .await
-        .with_context(|| format!("looking up VolumeSnapshotContent {name}"))?;
+    let content = api.get(name).await.with_context(|| format!("looking up VolumeSnapshotContent {name}"))?;
     let at = |pointer| objects::text(&content.data, pointer);
-    ensure!(
-        at("/spec/driver") == Some(objects::DRIVER),
-        "VolumeSnapshotContent {name} is of another driver"
-    );
-    let (wanted, namespace) = (
-        snapshot.name_any(),
-        snapshot.namespace().unwrap_or_default(),
-    );
+    ensure!(at("/spec/driver") == Some(objects::DRIVER), "VolumeSnapshotContent {name} is of another driver");
+    let (wanted, namespace) = (snapshot.name_any(), snapshot.namespace().unwrap_or_default());
     let points_here = at("/spec/volumeSnapshotRef/name") == Some(&wanted)
         && at("/spec/volumeSnapshotRef/namespace") == Some(&namespace);
-    ensure!(
-        points_here,
-        "VolumeSnapshotContent {name} is for another VolumeSnapshot"
-    );
+    ensure!(points_here, "VolumeSnapshotContent {name} is for another VolumeSnapshot");
     let handle = at("/spec/source/snapshotHandle").or_else(|| at("/status/snapshotHandle"));
-    let handle = handle
-        .with_context(|| format!("VolumeSnapshotContent {name} has no handle"))?
-        .to_owned();
+    let handle = handle.with_context(|| format!("VolumeSnapshotContent {name} has no handle"))?.to_owned();
     let (id, shown) = (handle.clone(), handle.clone());
-    let info = context
-        .on_disk(move |volumes| volumes.snapshot_info(&id))
-        .await?;
+    let info = context.on_disk(move |volumes| volumes.snapshot_info(&id)).await?;
     let info = info.with_context(|| format!("there is no snapshot {shown}"))?;
     let patch = Patch::Merge(objects::finalizers_patch(content.meta(), true));
-    api.patch(name, &PatchParams::default(), &patch)
-        .await
-        .context("adding the content's finalizer")?;
+    api.patch(name, &PatchParams::default(), &patch).await.context("adding the content's finalizer")?;
     let patch = Patch::Merge(objects::content_status(&handle, &info));
-    api.patch_status(name, &PatchParams::default(), &patch)
-        .await
-        .context("writing the content's status")?;
+    api.patch_status(name, &PatchParams::default(), &patch).await.context("writing the content's status")?;
     Ok(info)
 }
 
@@ -268,15 +206,12 @@ async fn delete_content(snapshot: &DynamicObject, context: &Context) -> Result<A
         // Taken, but we were killed before its content was written.
         None => {
             let id = objects::snapshot_id(&uid);
-            context
-                .on_disk(move |volumes| volumes.delete_snapshot(&id))
-                .await?;
+            context.on_disk(move |volumes| volumes.delete_snapshot(&id)).await?;
         }
     }
     let patch = Patch::Merge(objects::finalizers_patch(snapshot.meta(), false));
-    let gone = namespaced(context, snapshot)
-        .patch(&snapshot.name_any(), &PatchParams::default(), &patch)
-        .await;
+    let gone =
+        namespaced(context, snapshot).patch(&snapshot.name_any(), &PatchParams::default(), &patch).await;
     ignore_gone(gone.map(drop))?;
     Ok(Action::await_change())
 }
@@ -285,10 +220,7 @@ async fn delete_content(snapshot: &DynamicObject, context: &Context) -> Result<A
 async fn content(content: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action, Failure> {
     let at = |pointer| objects::text(&content.data, pointer);
     let held = content.finalizers().iter().any(|f| f == objects::FINALIZER);
-    if content.meta().deletion_timestamp.is_none()
-        || !held
-        || at("/spec/driver") != Some(objects::DRIVER)
-    {
+    if content.meta().deletion_timestamp.is_none() || !held || at("/spec/driver") != Some(objects::DRIVER) {
         return Ok(Action::await_change());
     }
     if still_wanted(&content, &context).await? {
@@ -297,39 +229,26 @@ async fn content(content: Arc<DynamicObject>, context: Arc<Context>) -> Result<A
     let by_uid = at("/spec/volumeSnapshotRef/uid").map(objects::snapshot_id);
     let handle = at("/status/snapshotHandle").map(str::to_owned).or(by_uid);
     if let (Some(id), true) = (handle, at("/spec/deletionPolicy") != Some("Retain")) {
-        context
-            .on_disk(move |volumes| volumes.delete_snapshot(&id))
-            .await?;
+        context.on_disk(move |volumes| volumes.delete_snapshot(&id)).await?;
     }
     let api = Api::<DynamicObject>::all_with(context.client.clone(), &contents());
     let patch = Patch::Merge(objects::finalizers_patch(content.meta(), false));
-    ignore_gone(
-        api.patch(&content.name_any(), &PatchParams::default(), &patch)
-            .await
-            .map(drop),
-    )?;
+    ignore_gone(api.patch(&content.name_any(), &PatchParams::default(), &patch).await.map(drop))?;
     Ok(Action::await_change())
 }
 
 /// Whether the snapshot that a content belongs to lives on: its data must stay then.
 async fn still_wanted(content: &DynamicObject, context: &Context) -> Result<bool> {
     let at = |pointer| objects::text(&content.data, pointer);
-    let (Some(namespace), Some(name)) = (
-        at("/spec/volumeSnapshotRef/namespace"),
-        at("/spec/volumeSnapshotRef/name"),
-    ) else {
-        return Ok(false);
-    };
-    let api =
-        Api::<DynamicObject>::namespaced_with(context.client.clone(), namespace, &snapshots());
-    let Some(snapshot) = api
-        .get_opt(name)
-        .await
-        .context("looking up the snapshot of a content")?
+    let (Some(namespace), Some(name)) =
+        (at("/spec/volumeSnapshotRef/namespace"), at("/spec/volumeSnapshotRef/name"))
     else {
         return Ok(false);
     };
-    let same =
-        at("/spec/volumeSnapshotRef/uid").is_none_or(|uid| snapshot.uid().as_deref() == Some(uid));
+    let api = Api::<DynamicObject>::namespaced_with(context.client.clone(), namespace, &snapshots());
+    let Some(snapshot) = api.get_opt(name).await.context("looking up the snapshot of a content")? else {
+        return Ok(false);
+    };
+    let same = at("/spec/volumeSnapshotRef/uid").is_none_or(|uid| snapshot.uid().as_deref() == Some(uid));
     Ok(same && snapshot.meta().deletion_timestamp.is_none())
 }

@@ -66,27 +66,16 @@ pub struct Volumes {
 impl Volumes {
     /// Opens or makes the directory. `prefix` becomes the label of every file system made in it.
     pub fn new(dir: &Path, prefix: &str) -> Result<Self> {
-        Ok(Self {
-            layout: Layout::create(dir)?,
-            prefix: prefix.to_owned(),
-        })
+        Ok(Self { layout: Layout::create(dir)?, prefix: prefix.to_owned() })
     }
 
     /// Makes a volume (if it is not there yet) and mounts it. Returns the size it really has.
     pub fn create(&self, request: &Request) -> Result<u64> {
-        ensure!(
-            is_name(&request.name),
-            "{:?} cannot name a volume",
-            request.name
-        );
+        ensure!(is_name(&request.name), "{:?} cannot name a volume", request.name);
         let _lock = self.layout.lock(&request.name)?;
         let path = self.layout.volume(&request.name);
-        if !path
-            .try_exists()
-            .with_context(|| format!("looking for {}", path.display()))?
-        {
-            self.make_image(request, &path)
-                .with_context(|| format!("making volume {}", request.name))?;
+        if !path.try_exists().with_context(|| format!("looking for {}", path.display()))? {
+            self.make_image(request, &path).with_context(|| format!("making volume {}", request.name))?;
         }
         self.mount_locked(&request.name)?;
         size_of(&path)
@@ -99,8 +88,7 @@ impl Volumes {
         let source = match &request.content {
             Content::Empty => None,
             Content::Snapshot(id) => {
-                self.snapshot_info(id)?
-                    .with_context(|| format!("there is no snapshot {id}"))?;
+                self.snapshot_info(id)?.with_context(|| format!("there is no snapshot {id}"))?;
                 Some((id, self.layout.snapshot(id)))
             }
             Content::Volume(name) => Some((name, self.layout.volume(name))),
@@ -113,10 +101,7 @@ impl Volumes {
             return image::publish(&new, path);
         };
         let had = size_of(&from)?;
-        ensure!(
-            size >= had,
-            "{size} bytes are asked for, but the source {name} has {had}"
-        );
+        ensure!(size >= had, "{size} bytes are asked for, but the source {name} has {had}");
         let locked = self.layout.key(name).exists();
         ensure!(
             locked == request.encrypted,
@@ -142,10 +127,7 @@ impl Volumes {
         let from = self.layout.volume(volume);
         let mount = self.layout.mount(volume);
         if loopdev::mount_at(&mount)?.is_none() {
-            ensure!(
-                loopdev::attached(&from)?.is_none(),
-                "volume {volume} is in use but not mounted here"
-            );
+            ensure!(loopdev::attached(&from)?.is_none(), "volume {volume} is in use but not mounted here");
             let now = Timestamp::now();
             image::copy(&from, to)?;
             return Ok((now, Duration::ZERO));
@@ -170,16 +152,10 @@ impl Volumes {
         if key.exists() {
             fscrypt::copy_key(&key, &self.layout.key(id))?;
         }
-        let (created, frozen) = self
-            .copy_frozen(volume, &new)
-            .with_context(|| format!("taking snapshot {id} of {volume}"))?;
+        let (created, frozen) =
+            self.copy_frozen(volume, &new).with_context(|| format!("taking snapshot {id} of {volume}"))?;
         image::publish(&new, &path)?;
-        let info = SnapshotInfo {
-            created,
-            size: size_of(&path)?,
-            volume: volume.to_owned(),
-            frozen,
-        };
+        let info = SnapshotInfo { created, size: size_of(&path)?, volume: volume.to_owned(), frozen };
         let json = serde_json::to_vec(&info).context("writing down a snapshot")?;
         let known = self.layout.snapshot_info(id);
         let draft = known.with_extension("json.new");
@@ -207,12 +183,7 @@ impl Volumes {
         ensure!(is_name(id), "{id:?} cannot name a snapshot");
         let lock = self.layout.lock(id)?;
         let path = self.layout.snapshot(id);
-        for file in [
-            self.layout.snapshot_info(id),
-            path.with_extension("new"),
-            path,
-            self.layout.key(id),
-        ] {
+        for file in [self.layout.snapshot_info(id), path.with_extension("new"), path, self.layout.key(id)] {
             remove_file(&file)?;
         }
         self.forget_lock(id, lock)
@@ -236,13 +207,7 @@ impl Volumes {
 
     /// Names are never used twice, so nobody waits for the lock of a deleted thing.
     fn forget_lock(&self, name: &str, _held: super::layout::Lock) -> Result<()> {
-        remove_file(
-            &self
-                .layout
-                .root()
-                .join("locks")
-                .join(format!("{name}.lock")),
-        )
+        remove_file(&self.layout.root().join("locks").join(format!("{name}.lock")))
     }
 
     /// Mounts a volume and unlocks it with its key. Idempotent.
@@ -252,24 +217,12 @@ impl Volumes {
     }
 
     fn mount_locked(&self, name: &str) -> Result<()> {
-        let (path, mount, data) = (
-            self.layout.volume(name),
-            self.layout.mount(name),
-            self.layout.data(name),
-        );
+        let (path, mount, data) = (self.layout.volume(name), self.layout.mount(name), self.layout.data(name));
         fs::create_dir_all(&mount).with_context(|| format!("making {}", mount.display()))?;
         if loopdev::mount_at(&mount)?.is_none() {
             let (device, open) = loopdev::attach(&path)?;
-            rustix::mount::mount(
-                &device.node,
-                &mount,
-                "ext4",
-                MountFlags::empty(),
-                Some(c"discard"),
-            )
-            .with_context(|| {
-                format!("mounting {} at {}", device.node.display(), mount.display())
-            })?;
+            rustix::mount::mount(&device.node, &mount, "ext4", MountFlags::empty(), Some(c"discard"))
+                .with_context(|| format!("mounting {} at {}", device.node.display(), mount.display()))?;
             // The mount holds the device from here on.
             drop(open);
         }
@@ -279,19 +232,13 @@ impl Volumes {
         if key.exists() {
             fscrypt::unlock(&mount, &data, &key)?;
         }
-        fs::read_dir(&data)
-            .map(drop)
-            .with_context(|| format!("reading {}", data.display()))
+        fs::read_dir(&data).map(drop).with_context(|| format!("reading {}", data.display()))
     }
 
     /// Locks a volume: key out of the kernel, everything unmounted, device released.
     pub fn lock(&self, name: &str) -> Result<()> {
         let _lock = self.layout.lock(name)?;
-        let (path, mount, key) = (
-            self.layout.volume(name),
-            self.layout.mount(name),
-            self.layout.key(name),
-        );
+        let (path, mount, key) = (self.layout.volume(name), self.layout.mount(name), self.layout.key(name));
         if let Some(at) = loopdev::mount_at(&mount)? {
             freeze::thaw(&mount)?;
             if key.exists() && !fscrypt::lock(&mount, &key)? {
@@ -310,9 +257,7 @@ fn is_name(name: &str) -> bool {
 }
 
 fn size_of(path: &Path) -> Result<u64> {
-    Ok(fs::metadata(path)
-        .with_context(|| format!("looking at {}", path.display()))?
-        .len())
+    Ok(fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?.len())
 }
 
 /// Paths that one provisioner's directory would still have in use: for messages and tests.
@@ -321,15 +266,7 @@ pub fn leftovers(dir: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     };
     let root = layout.root();
-    let mut found: Vec<PathBuf> = loopdev::attached_below(root)?
-        .into_iter()
-        .map(|d| d.node)
-        .collect();
-    found.extend(
-        loopdev::mounts()?
-            .into_iter()
-            .map(|m| m.target)
-            .filter(|t| t.starts_with(root)),
-    );
+    let mut found: Vec<PathBuf> = loopdev::attached_below(root)?.into_iter().map(|d| d.node).collect();
+    found.extend(loopdev::mounts()?.into_iter().map(|m| m.target).filter(|t| t.starts_with(root)));
     Ok(found)
 }
