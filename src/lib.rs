@@ -6,5 +6,12 @@
 
 pub mod api;
 pub mod cli;
+pub mod clock;
+pub mod cluster;
+pub mod controller;
+pub mod domain;
+pub mod lease;
 pub mod mover;
+pub mod plugin;
+pub mod probe;
 pub mod vault;

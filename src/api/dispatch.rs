@@ -143,11 +143,8 @@ impl SignedHeader {
     pub fn sign(header: DispatchHeader, key: &SigningKey) -> Result<Self, HeaderError> {
         let mut bytes = serde_json::to_vec(&header).map_err(HeaderError::Json)?;
         let signature = key.sign(&signing_input(&bytes));
-        let line = format!(
-            "\ned25519 {} {}\n",
-            key_id(&key.verifying_key()),
-            STANDARD.encode(signature.to_bytes())
-        );
+        let line =
+            format!("\ned25519 {} {}\n", key_id(&key.verifying_key()), STANDARD.encode(signature.to_bytes()));
         bytes.extend_from_slice(line.as_bytes());
         Ok(Self { header, bytes })
     }
@@ -197,9 +194,7 @@ fn check_signature(line: &[u8], sig_line: &str, key: &VerifyingKey) -> Result<()
     if id != expected {
         return Err(HeaderError::UnknownKey { found: id.to_owned(), expected });
     }
-    let raw = STANDARD
-        .decode(sig)
-        .map_err(|_| HeaderError::Malformed("the signature is not base64"))?;
+    let raw = STANDARD.decode(sig).map_err(|_| HeaderError::Malformed("the signature is not base64"))?;
     let signature = Signature::from_slice(&raw).map_err(|_| HeaderError::BadSignature)?;
     key.verify_strict(&signing_input(line), &signature).map_err(|_| HeaderError::BadSignature)
 }
@@ -221,9 +216,7 @@ pub fn dispatch_name(sequence: u64) -> String {
 /// Inverse of [`dispatch_name`]; `None` for anything that is not exactly 20 decimal digits.
 #[must_use]
 pub fn parse_dispatch_name(name: &str) -> Option<u64> {
-    (name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit()))
-        .then(|| name.parse().ok())
-        .flatten()
+    (name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit())).then(|| name.parse().ok()).flatten()
 }
 
 fn signing_input(line: &[u8]) -> Vec<u8> {

@@ -372,7 +372,9 @@ pub struct HealthStatus {
 }
 
 /// Steps of a promotion (design section 4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[allow(missing_docs, reason = "the names are design section 4's, explained there")]
 pub enum PromotionStep {
     Claim,

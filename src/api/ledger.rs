@@ -78,7 +78,9 @@ pub struct Ledger {
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The annotation is there but is not a map of writs.
-    #[error("annotation {WRITS} of the ledger does not parse: it was edited by hand or is from a newer version")]
+    #[error(
+        "annotation {WRITS} of the ledger does not parse: it was edited by hand or is from a newer version"
+    )]
     Json(#[source] serde_json::Error),
     /// The writs cannot be written as JSON.
     #[error("the writs cannot be serialised")]

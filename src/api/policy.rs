@@ -18,21 +18,9 @@ use serde::{Deserialize, Serialize};
     category = "embassy",
     namespaced,
     derive = "PartialEq",
-    printcolumn(
-        name = "Promotion",
-        type_ = "string",
-        json_path = ".spec.promotion.mode"
-    ),
-    printcolumn(
-        name = "RPO",
-        type_ = "string",
-        json_path = ".spec.sync.recoveryPointObjective"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Promotion", type_ = "string", json_path = ".spec.promotion.mode"),
+    printcolumn(name = "RPO", type_ = "string", json_path = ".spec.sync.recoveryPointObjective"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReplicaPolicySpec {

@@ -1,0 +1,17 @@
+//! The home part: mirror, dispatches, fence.
+
+use super::Context;
+use crate::api::DataEmbassy;
+use kube::runtime::controller::Action;
+
+/// Why a reconcile at home ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {}
+
+/// One turn for a DataEmbassy applied in this cluster.
+///
+/// # Errors
+/// [`HomeError`]; it has been written to the status before.
+pub async fn reconcile(_object: &DataEmbassy, _context: &Context) -> Result<Action, HomeError> {
+    Ok(Action::await_change())
+}

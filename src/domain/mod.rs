@@ -1,0 +1,7 @@
+//! Every decision, as a pure function: no client, no task, no clock; `now` is an argument and
+//! missing evidence means hold.
+
+pub mod health;
+pub mod schedule;
+pub mod storage;
+pub mod writ;

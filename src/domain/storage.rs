@@ -1,0 +1,1 @@
+//! Which StorageClasses are known to encrypt.

@@ -1,0 +1,1 @@
+//! Who may write (design section 5).

@@ -1,0 +1,1 @@
+//! `kubectl embassy`: edits intent and leaves acting to the operator.
