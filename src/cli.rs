@@ -19,7 +19,7 @@ enum Command {
     /// Makes, restores and proves dispatches.
     Mover(mover::MoverArgs),
     /// Serves the append-only repositories of one pair.
-    Vault(vault::VaultArgs),
+    Vault(Box<vault::VaultArgs>),
 }
 
 impl Cli {
