@@ -166,21 +166,23 @@ async fn apply_crds(client: &kube::Client) -> Result<()> {
     Ok(())
 }
 
-/// Starts the storage provisioner of a full cluster.
+/// Starts the storage provisioner of a full cluster and waits until all volumes are mounted: a
+/// kubelet that came first would start pods over empty folders.
 pub(crate) fn start_provisioner(cluster: &Cluster) -> Result<()> {
-    let program = crate::program::testbed(cluster.dir())?;
+    let dir = cluster.storage_dir();
+    std::fs::create_dir_all(&dir)?;
+    let ready = crate::storage::Layout::open(&dir)?.context("the storage folder is gone")?.ready();
+    let _ = std::fs::remove_file(&ready);
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");
     let argv = [
-        program_text(&program)?,
+        text(&crate::program::testbed(cluster.dir())?)?,
         "provisioner".to_owned(),
-        format!("--instance={}", cluster.instance()),
         format!("--cluster={}", cluster.name()),
+        format!("--kubeconfig={}", text(&cluster.kubeconfig())?),
+        format!("--dir={}", text(&dir)?),
+        format!("--node={}", cluster.name()),
+        format!("--prefix={}", cluster.cgroup_name()),
     ];
-    cluster.spawn(Component::Provisioner.name(), &argv, false)
-}
-
-fn program_text(program: &Path) -> Result<String> {
-    Ok(program
-        .to_str()
-        .context("the path of the testbed program is not UTF-8")?
-        .to_owned())
+    cluster.spawn(Component::Provisioner.name(), &argv, false)?;
+    wait_alive(cluster, "the storage provisioner", || Ok(ready.exists()))
 }

@@ -119,6 +119,12 @@ impl Cluster {
         self.dir.join("log").join(format!("{component}.log"))
     }
 
+    /// The folder of the storage provisioner: volumes, snapshots, keys.
+    #[must_use]
+    pub fn storage_dir(&self) -> PathBuf {
+        self.dir.join("storage")
+    }
+
     /// A client with the administrator's rights, without retries of its own.
     pub async fn client(&self) -> Result<kube::Client> {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
@@ -293,8 +299,7 @@ impl Cluster {
     pub fn kill_site(&self) -> Result<()> {
         self.cgroup().kill()?;
         self.network().detach(&self.name)?;
-        crate::clean::mounts(&self.dir.join("run"))?;
-        crate::clean::mounts(&self.dir.join("kubelet"))?;
+        crate::storage::power_cut(&self.storage_dir())?;
         crate::clean::mounts(&self.dir)?;
         crate::clean::shim_sockets(&self.dir);
         crate::clean::loops(&self.dir)?;

@@ -299,29 +299,35 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     }
 
     /// The cluster's own names, names of the `hosts` file, and a clear "no such name" for all else:
-    /// nothing is asked outside.
+    /// nothing is asked outside. (In one block the last answer would come before the others.)
     fn corefile(&self) -> String {
         format!(
-            r#".:53 {{
+            r#"cluster.local in-addr.arpa ip6.arpa {{
     bind {ip}
     errors
-    health {ip}:8080
     ready {ip}:8181
-    hosts {hosts} {{
-        ttl 1
-        reload 500ms
-        fallthrough
-    }}
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         kubeconfig {kubeconfig} {cluster}
         pods insecure
         ttl 5
     }}
+    cache 5
+}}
+. {{
+    bind {ip}
+    errors
+    hosts {hosts} {{
+        ttl 1
+        reload 500ms
+        fallthrough
+    }}
+    forward . {ip}:5353
+}}
+.:5353 {{
+    bind {ip}
     template ANY ANY . {{
         rcode NXDOMAIN
     }}
-    cache 5
-    reload
 }}
 "#,
             ip = self.at.node(),

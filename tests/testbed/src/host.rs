@@ -22,8 +22,6 @@ pub(crate) const CLUSTER: &[Need] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("losetup", "mount"),
 ];
-/// To make the images that every cluster has.
-pub(crate) const BASE_IMAGES: &[Need] = &[("busybox", "busybox-static")];
 /// To make images out of a Containerfile.
 pub(crate) const BUILDAH: &[Need] = &[("buildah", "buildah")];
 /// To make the image of PostgreSQL.

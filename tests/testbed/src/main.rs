@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use testbed::{Component, Kind, Spec, Testbed, cache, disk, image};
+use testbed::{Component, Kind, Spec, Testbed, cache, disk, image, storage};
 
 #[derive(Parser)]
 #[command(about = "Real Kubernetes clusters in network namespaces, with faults on demand")]
@@ -96,6 +96,9 @@ enum Verb {
         /// The folder.
         folder: PathBuf,
     },
+    /// The storage of one cluster (started by `up`).
+    #[command(hide = true)]
+    Provisioner(storage::ProvisionerArgs),
     /// Makes and loads images.
     Image {
         #[command(subcommand)]
@@ -201,6 +204,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Verb::FillDisk { folder, leave } => println!("{}", disk::fill(&folder, leave)?.display()),
         Verb::FreeDisk { folder } => disk::free(&folder)?,
         Verb::Image { verb } => images(instance, verb)?,
+        Verb::Provisioner(args) => tokio::runtime::Runtime::new()?.block_on(storage::run(args))?,
         fault => site(instance, fault)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -9,10 +9,11 @@ pub use recipes::{POSTGRES, containerfile, postgres};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::{cache, host, sys};
+use crate::{cache, sys};
 
 /// The image under every pod.
 pub const PAUSE: &str = "localhost/pause:test";
@@ -24,29 +25,35 @@ const PAUSE_SCRIPT: &str = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wa
 
 /// The archives that every full cluster gets at its start.
 pub fn base() -> Result<Vec<PathBuf>> {
-    let program = sys::which("busybox");
-    if program.as_deref().is_none_or(|path| !is_static(path)) {
-        host::require(host::BASE_IMAGES)?;
-    }
-    let program = sys::which("busybox").context("busybox is missing")?;
-    anyhow::ensure!(
-        is_static(&program),
-        "busybox must be static (Debian: busybox-static)"
-    );
-    let version = sys::run("busybox", &["--help"])?;
-    let stamp = fs::metadata(&program)?.len().to_string();
-    let key = cache::key(&["2", &version, &stamp, PAUSE_SCRIPT]);
-    let dir = cache::folder("base-images", &key, |part| build_base(&program, part))?;
+    let key = cache::key(&["3", PAUSE_SCRIPT]);
+    let dir = cache::folder("base-images", &key, |part| {
+        let work = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let program = fetch_busybox(work.path())?;
+        build_base(&program, part)
+    })?;
     Ok(vec![dir.join("pause.tar"), dir.join("busybox.tar")])
 }
 
-/// A static program names no interpreter.
-fn is_static(program: &Path) -> bool {
-    let head = fs::read(program).unwrap_or_default();
-    let head = head.get(..4096).unwrap_or(&head);
-    !head
-        .windows(7)
-        .any(|window| window == b"/ld-lin" || window == b"ld-musl")
+/// Debian's dynamic busybox: the static one crashes when it looks up a name.
+fn fetch_busybox(work: &Path) -> Result<PathBuf> {
+    let mut command = Command::new("apt-get");
+    command.args(["download", "-q", "busybox"]).current_dir(work);
+    sys::output(&mut command).context("cannot get Debian's package busybox")?;
+    let package = sys::names_in(work).into_iter().find(|name| name.ends_with(".deb"));
+    let package = work.join(package.context("apt-get brought no package")?);
+    let root = work.join("package").display().to_string();
+    sys::run("dpkg-deb", &["-x", &package.display().to_string(), &root])?;
+    ["bin/busybox", "usr/bin/busybox"]
+        .map(|name| work.join("package").join(name))
+        .into_iter()
+        .find(|file| file.is_file())
+        .context("the package busybox holds no busybox")
+}
+
+/// The libraries that a program is linked with, its interpreter among them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let list = sys::run("ldd", &[program])?;
+    Ok(list.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
 }
 
 fn build_base(program: &Path, part: &Path) -> Result<()> {
@@ -81,9 +88,15 @@ fn busybox_root(program: &Path, root: &Path) -> Result<()> {
         "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n",
     )?;
     fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n")?;
+    fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
+    for library in libraries(program)? {
+        let inside = root.join(library.strip_prefix("/")?);
+        fs::create_dir_all(inside.parent().context("a library needs a folder")?)?;
+        fs::copy(&library, inside)?;
+    }
     fs::copy(program, root.join("bin/busybox"))?;
     fs::set_permissions(root.join("bin/busybox"), fs::Permissions::from_mode(0o755))?;
-    for name in sys::run("busybox", &["--list"])?.lines() {
+    for name in sys::output(Command::new(program).arg("--list"))?.lines() {
         if name != "busybox" && !name.contains('/') {
             symlink("busybox", root.join("bin").join(name))?;
         }
