@@ -26,6 +26,7 @@ fn start_all(cluster: &Cluster, storage: bool) -> Result<()> {
     let network = cluster.network();
     let namespace = network.namespace(cluster.name());
     let (kube, cni) = (cache::kube()?, host::cni_plugins()?);
+    process::forget_dead(cluster.dir());
     cluster.cgroup().create()?;
     network.attach(cluster.name(), cluster.addresses())?;
     pki::write(cluster.dir(), cluster.name(), cluster.addresses())?;
@@ -41,9 +42,7 @@ fn start_all(cluster: &Cluster, storage: bool) -> Result<()> {
             cluster.load_image(&archive)?;
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = runtime.block_on(cluster.client())?;
     wait_alive(cluster, "a working API server", || {
         let ready = http::Request::get("/readyz").body(Vec::new())?;
@@ -57,9 +56,7 @@ fn start_all(cluster: &Cluster, storage: bool) -> Result<()> {
     }
     if full {
         runtime.block_on(apply_crds(&client))?;
-        wait_alive(cluster, "a Ready node", || {
-            Ok(runtime.block_on(node_ready(&client, cluster.name())))
-        })?;
+        wait_alive(cluster, "a Ready node", || Ok(runtime.block_on(node_ready(&client, cluster.name()))))?;
     }
     wait_alive(cluster, "the default ServiceAccount", || {
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
@@ -69,10 +66,7 @@ fn start_all(cluster: &Cluster, storage: bool) -> Result<()> {
 
 /// Components that start before the API server answers.
 fn begun(component: Component) -> bool {
-    matches!(
-        component,
-        Component::Etcd | Component::KubeApiserver | Component::Containerd
-    )
+    matches!(component, Component::Etcd | Component::KubeApiserver | Component::Containerd)
 }
 
 fn wait_containerd(cluster: &Cluster) -> Result<()> {
@@ -85,11 +79,7 @@ fn wait_containerd(cluster: &Cluster) -> Result<()> {
 }
 
 /// Waits, and gives up at once when a component has died.
-fn wait_alive(
-    cluster: &Cluster,
-    what: &str,
-    mut probe: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+fn wait_alive(cluster: &Cluster, what: &str, mut probe: impl FnMut() -> Result<bool>) -> Result<()> {
     sys::wait_for(what, LIMIT, || {
         if probe()? {
             return Ok(Some(()));
@@ -131,18 +121,9 @@ async fn node_ready(client: &kube::Client, name: &str) -> bool {
     let Ok(node) = nodes.get(name).await else {
         return false;
     };
-    let tainted = node
-        .spec
-        .and_then(|spec| spec.taints)
-        .is_some_and(|taints| !taints.is_empty());
-    let conditions = node
-        .status
-        .and_then(|status| status.conditions)
-        .unwrap_or_default();
-    !tainted
-        && conditions
-            .iter()
-            .any(|c| c.type_ == "Ready" && c.status == "True")
+    let tainted = node.spec.and_then(|spec| spec.taints).is_some_and(|taints| !taints.is_empty());
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    !tainted && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Applies the definitions of VolumeSnapshots and their groups.
@@ -152,16 +133,10 @@ async fn apply_crds(client: &kube::Client) -> Result<()> {
     let dir = cache::snapshot_crds()?;
     for file in sys::names_in(&dir) {
         let text = std::fs::read_to_string(dir.join(&file))?;
-        let value: Value =
-            serde_yaml::from_str(&text).with_context(|| format!("bad YAML in {file}"))?;
-        let name = value
-            .pointer("/metadata/name")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let value: Value = serde_yaml::from_str(&text).with_context(|| format!("bad YAML in {file}"))?;
+        let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let params = PatchParams::apply("testbed").force();
-        definitions
-            .patch(name, &params, &Patch::Apply(&value))
-            .await?;
+        definitions.patch(name, &params, &Patch::Apply(&value)).await?;
     }
     Ok(())
 }

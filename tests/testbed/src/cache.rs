@@ -38,19 +38,11 @@ pub(crate) fn key(parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A folder of the cache: as it is, or made by `build` in a temporary folder beside it.
-pub(crate) fn folder(
-    name: &str,
-    key: &str,
-    build: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
+pub(crate) fn folder(name: &str, key: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let done = dir().join(format!("{name}-{key}"));
     if done.exists() {
         return Ok(done);
@@ -100,48 +92,28 @@ pub fn kube() -> Result<Kube> {
     );
     let key = key(&[KUBE_MAIN, KUBE_MOD, KUBE_SUM, &flags]);
     let dir = folder("kube", &key, |part| {
-        let source = sources(&[
-            ("main.go", KUBE_MAIN),
-            ("go.mod", KUBE_MOD),
-            ("go.sum", KUBE_SUM),
-        ])?;
+        let source = sources(&[("main.go", KUBE_MAIN), ("go.mod", KUBE_MOD), ("go.sum", KUBE_SUM)])?;
         go_build(source.path(), &part.join("kube"), ".", Some(&flags))?;
         std::os::unix::fs::symlink("kube", part.join("kubectl")).context("cannot name kubectl")
     })?;
-    Ok(Kube {
-        kube: dir.join("kube"),
-        kubectl: dir.join("kubectl"),
-    })
+    Ok(Kube { kube: dir.join("kube"), kubectl: dir.join("kubectl") })
 }
 
 /// Builds helm on the first call, and returns where it is.
 pub fn helm() -> Result<PathBuf> {
     let dir = folder("helm", &key(&[TOOLS_GO, TOOLS_MOD, TOOLS_SUM]), |part| {
         let source = tool_sources()?;
-        go_build(
-            source.path(),
-            &part.join("helm"),
-            "helm.sh/helm/v3/cmd/helm",
-            Some("-s -w"),
-        )
+        go_build(source.path(), &part.join("helm"), "helm.sh/helm/v3/cmd/helm", Some("-s -w"))
     })?;
     Ok(dir.join("helm"))
 }
 
 /// Builds `kindcheck FILE` on the first call (it reads a kind configuration with kind's own parser).
 pub fn kindcheck() -> Result<PathBuf> {
-    let dir = folder(
-        "kindcheck",
-        &key(&[KIND_MAIN, KIND_MOD, KIND_SUM]),
-        |part| {
-            let source = sources(&[
-                ("main.go", KIND_MAIN),
-                ("go.mod", KIND_MOD),
-                ("go.sum", KIND_SUM),
-            ])?;
-            go_build(source.path(), &part.join("kindcheck"), ".", Some("-s -w"))
-        },
-    )?;
+    let dir = folder("kindcheck", &key(&[KIND_MAIN, KIND_MOD, KIND_SUM]), |part| {
+        let source = sources(&[("main.go", KIND_MAIN), ("go.mod", KIND_MOD), ("go.sum", KIND_SUM)])?;
+        go_build(source.path(), &part.join("kindcheck"), ".", Some("-s -w"))
+    })?;
     Ok(dir.join("kindcheck"))
 }
 
@@ -153,30 +125,20 @@ pub fn snapshot_crds() -> Result<PathBuf> {
         let mut command = go_command(source.path())?;
         let told = sys::output(command.args(["mod", "download", "-json", MODULE]))?;
         let told: serde_json::Value = serde_json::from_str(&told)?;
-        let dir = told
-            .get("Dir")
-            .and_then(|dir| dir.as_str())
-            .context("go names no folder")?;
+        let dir = told.get("Dir").and_then(|dir| dir.as_str()).context("go names no folder")?;
         let crds = Path::new(dir).join("config/crd");
         for name in sys::names_in(&crds) {
             if name.starts_with("snapshot.storage") || name.starts_with("groupsnapshot.storage") {
                 fs::copy(crds.join(&name), part.join(&name))?;
             }
         }
-        anyhow::ensure!(
-            !sys::names_in(part).is_empty(),
-            "{MODULE} holds no definitions"
-        );
+        anyhow::ensure!(!sys::names_in(part).is_empty(), "{MODULE} holds no definitions");
         Ok(())
     })
 }
 
 fn tool_sources() -> Result<tempfile::TempDir> {
-    sources(&[
-        ("tools.go", TOOLS_GO),
-        ("go.mod", TOOLS_MOD),
-        ("go.sum", TOOLS_SUM),
-    ])
+    sources(&[("tools.go", TOOLS_GO), ("go.mod", TOOLS_MOD), ("go.sum", TOOLS_SUM)])
 }
 
 fn sources(files: &[(&str, &str)]) -> Result<tempfile::TempDir> {
@@ -189,10 +151,7 @@ fn sources(files: &[(&str, &str)]) -> Result<tempfile::TempDir> {
 
 fn go_command(source: &Path) -> Result<Command> {
     let mut command = Command::new(host::go()?);
-    command
-        .current_dir(source)
-        .env("GOWORK", "off")
-        .env("GOFLAGS", "-mod=readonly");
+    command.current_dir(source).env("GOWORK", "off").env("GOFLAGS", "-mod=readonly");
     Ok(command)
 }
 

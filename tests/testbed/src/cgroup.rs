@@ -45,18 +45,13 @@ impl Cgroup {
                 "net_cls",
                 "net_prio",
                 "perf_event",
+                "unified",
             ];
-            let dirs: BTreeSet<PathBuf> = wanted
-                .iter()
-                .filter_map(|name| fs::canonicalize(root.join(name)).ok())
-                .collect();
+            let dirs: BTreeSet<PathBuf> =
+                wanted.iter().filter_map(|name| fs::canonicalize(root.join(name)).ok()).collect();
             dirs.into_iter().collect()
         };
-        Self {
-            name: name.to_owned(),
-            roots,
-            unified,
-        }
+        Self { name: name.to_owned(), roots, unified }
     }
 
     /// The names of all groups of this machine's first hierarchies that start with `prefix`.
@@ -95,9 +90,7 @@ impl Cgroup {
     /// The files into which a process writes its number to join the group of the cluster's programs.
     #[must_use]
     pub fn join_files(&self) -> Vec<PathBuf> {
-        self.dirs()
-            .map(|dir| dir.join(SYSTEM).join("cgroup.procs"))
-            .collect()
+        self.dirs().map(|dir| dir.join(SYSTEM).join("cgroup.procs")).collect()
     }
 
     fn dirs(&self) -> impl Iterator<Item = PathBuf> + '_ {
@@ -127,9 +120,7 @@ impl Cgroup {
             return Ok(());
         }
         fs::write(&file, value).with_context(|| format!("cannot write {}", file.display()))?;
-        sys::wait_for("the freezer", Duration::from_secs(20), || {
-            Ok(self.settled(&file, value).then_some(()))
-        })
+        sys::wait_for("the freezer", Duration::from_secs(20), || Ok(self.settled(&file, value).then_some(())))
     }
 
     fn settled(&self, file: &Path, value: &str) -> bool {
@@ -159,17 +150,13 @@ impl Cgroup {
             crate::process::signal(pid, rustix::process::Signal::KILL);
         }
         self.freeze(false)?;
-        sys::wait_for(
-            "the end of all processes of a site",
-            Duration::from_secs(30),
-            || {
-                let left = self.pids();
-                for pid in &left {
-                    crate::process::signal(*pid, rustix::process::Signal::KILL);
-                }
-                Ok(left.is_empty().then_some(()))
-            },
-        )
+        sys::wait_for("the end of all processes of a site", Duration::from_secs(30), || {
+            let left = self.pids();
+            for pid in &left {
+                crate::process::signal(*pid, rustix::process::Signal::KILL);
+            }
+            Ok(left.is_empty().then_some(()))
+        })
     }
 
     /// Memory of the whole tree in bytes without the page cache.
@@ -180,21 +167,15 @@ impl Cgroup {
         };
         let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
         let wanted = if self.unified { "anon " } else { "total_rss " };
-        stat.lines()
-            .find_map(|line| line.strip_prefix(wanted)?.trim().parse().ok())
-            .unwrap_or(0)
+        stat.lines().find_map(|line| line.strip_prefix(wanted)?.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Removes the groups; the processes must be gone.
     pub fn remove(&self) -> Result<()> {
-        sys::wait_for(
-            "the removal of the control groups",
-            Duration::from_secs(20),
-            || {
-                let left = self.dirs().filter(|dir| !remove_tree(dir)).count();
-                Ok((left == 0).then_some(()))
-            },
-        )
+        sys::wait_for("the removal of the control groups", Duration::from_secs(20), || {
+            let left = self.dirs().filter(|dir| !remove_tree(dir)).count();
+            Ok((left == 0).then_some(()))
+        })
     }
 }
 
@@ -210,11 +191,7 @@ fn delegate(dir: &Path) -> Result<()> {
 
 fn collect_pids(dir: &Path, found: &mut BTreeSet<i32>) {
     let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    found.extend(
-        text.lines()
-            .filter_map(|line| line.parse::<i32>().ok())
-            .filter(|pid| *pid > 1),
-    );
+    found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 1));
     for child in child_dirs(dir) {
         collect_pids(&child, found);
     }

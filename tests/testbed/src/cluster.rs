@@ -61,13 +61,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(instance: u8, name: &str, kind: Kind, index: u8, dir: PathBuf) -> Self {
-        Self {
-            instance,
-            name: name.to_owned(),
-            kind,
-            index,
-            dir,
-        }
+        Self { instance, name: name.to_owned(), kind, index, dir }
     }
 
     /// Its name, which is also the name of its node.
@@ -161,17 +155,10 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot run kubectl")?;
-        child
-            .stdin
-            .take()
-            .context("kubectl has no input")?
-            .write_all(manifests.as_bytes())?;
+        child.stdin.take().context("kubectl has no input")?.write_all(manifests.as_bytes())?;
         let done = child.wait_with_output()?;
         if !done.status.success() {
-            bail!(
-                "kubectl apply: {}",
-                String::from_utf8_lossy(&done.stderr).trim()
-            );
+            bail!("kubectl apply: {}", String::from_utf8_lossy(&done.stderr).trim());
         }
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
@@ -265,12 +252,7 @@ impl Cluster {
         .map(|_| ())
     }
 
-    pub(crate) fn config<'a>(
-        &'a self,
-        network: &'a str,
-        kube: &'a Path,
-        cni: &'a Path,
-    ) -> Config<'a> {
+    pub(crate) fn config<'a>(&'a self, network: &'a str, kube: &'a Path, cni: &'a Path) -> Config<'a> {
         Config {
             dir: &self.dir,
             cluster: &self.name,
@@ -301,7 +283,7 @@ impl Cluster {
         self.network().detach(&self.name)?;
         crate::storage::power_cut(&self.storage_dir())?;
         crate::clean::mounts(&self.dir)?;
-        crate::clean::shim_sockets(&self.dir);
+        crate::clean::container_files(&self.dir);
         crate::clean::loops(&self.dir)?;
         let run = self.dir.join("run");
         if run.exists() {
@@ -313,12 +295,10 @@ impl Cluster {
     /// Gives the power back: the node boots with its old data and starts its pods again. Returns
     /// when the API server answers and the node is Ready.
     pub fn start_site(&self) -> Result<()> {
-        let storage = process::recorded(&self.dir, Component::Provisioner.name()).is_some();
-        std::thread::scope(
-            |scope| match scope.spawn(|| boot::start(self, storage)).join() {
-                Ok(done) => done,
-                Err(_) => bail!("the thread that starts {} died", self.name),
-            },
-        )
+        let storage = self.storage_dir().exists();
+        std::thread::scope(|scope| match scope.spawn(|| boot::start(self, storage)).join() {
+            Ok(done) => done,
+            Err(_) => bail!("the thread that starts {} died", self.name),
+        })
     }
 }

@@ -10,16 +10,7 @@ use crate::sys;
 
 /// A program of a cluster.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-    clap::ValueEnum,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Component {
@@ -118,14 +109,8 @@ impl Config<'_> {
             }
             Component::Provisioner => anyhow::bail!("the provisioner is not part of Kubernetes"),
         };
-        let kube = self
-            .kube
-            .to_str()
-            .context("the cache's path is not UTF-8")?;
-        Ok([kube.to_owned(), component.name().to_owned()]
-            .into_iter()
-            .chain(args)
-            .collect())
+        let kube = self.kube.to_str().context("the cache's path is not UTF-8")?;
+        Ok([kube.to_owned(), component.name().to_owned()].into_iter().chain(args).collect())
     }
 
     fn etcd(&self) -> Vec<String> {
@@ -140,8 +125,7 @@ impl Config<'_> {
     }
 
     fn apiserver(&self) -> Vec<String> {
-        let pki =
-            |flag: &str, file: &str| format!("--{flag}={}", self.path(&format!("pki/{file}")));
+        let pki = |flag: &str, file: &str| format!("--{flag}={}", self.path(&format!("pki/{file}")));
         vec![
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
             format!("--service-cluster-ip-range={}", self.at.service_network()),
@@ -162,8 +146,7 @@ impl Config<'_> {
     }
 
     fn controller_manager(&self) -> Vec<String> {
-        let pki =
-            |flag: &str, file: &str| format!("--{flag}={}", self.path(&format!("pki/{file}")));
+        let pki = |flag: &str, file: &str| format!("--{flag}={}", self.path(&format!("pki/{file}")));
         vec![
             format!("--kubeconfig={}", self.path("kube-controller-manager.conf")),
             pki("service-account-private-key-file", "sa.key"),

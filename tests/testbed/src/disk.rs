@@ -21,10 +21,7 @@ pub fn fill(folder: &Path, leave: u64) -> Result<PathBuf> {
     let mut step = u64::MAX;
     while step >= 4096 {
         let stat = statvfs(folder)?;
-        let free = stat
-            .f_bavail
-            .saturating_mul(stat.f_frsize)
-            .saturating_sub(leave);
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(leave);
         step = step.min(free);
         if step < 4096 {
             break;

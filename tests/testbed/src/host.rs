@@ -85,6 +85,5 @@ pub(crate) fn cni_plugins() -> Result<PathBuf> {
 
 /// The Go toolchain.
 pub(crate) fn go() -> Result<PathBuf> {
-    sys::which("go")
-        .context("Go (1.25 or newer) is missing: it builds Kubernetes, see https://go.dev/dl")
+    sys::which("go").context("Go (1.25 or newer) is missing: it builds Kubernetes, see https://go.dev/dl")
 }

@@ -146,13 +146,9 @@ enum ImageVerb {
 }
 
 fn main() -> ExitCode {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube_client=off".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "info,kube_client=off".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
     match run(Args::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -165,11 +161,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<ExitCode> {
     let instance = args.instance;
     match args.command {
-        Verb::Up {
-            clusters,
-            witness,
-            no_storage,
-        } => up(instance, &clusters, witness, !no_storage)?,
+        Verb::Up { clusters, witness, no_storage } => up(instance, &clusters, witness, !no_storage)?,
         Verb::Down => attach(instance)?.down()?,
         Verb::Status => status()?,
         Verb::Kubectl { cluster, args } => return kubectl(&attach(instance)?, &cluster, &args),
@@ -179,26 +171,12 @@ fn run(args: Args) -> Result<ExitCode> {
             }
         }
         Verb::Build => build()?,
-        Verb::Cut {
-            a,
-            b: Some(b),
-            one_way: false,
-        } => attach(instance)?.cut(&a, &b)?,
-        Verb::Cut {
-            a,
-            b: Some(b),
-            one_way: true,
-        } => attach(instance)?.cut_one_way(&a, &b)?,
+        Verb::Cut { a, b: Some(b), one_way: false } => attach(instance)?.cut(&a, &b)?,
+        Verb::Cut { a, b: Some(b), one_way: true } => attach(instance)?.cut_one_way(&a, &b)?,
         Verb::Cut { one_way: true, .. } => bail!("one way to what? name two clusters"),
         Verb::Cut { a, .. } => attach(instance)?.cut_off(&a)?,
-        Verb::Heal {
-            a: Some(a),
-            b: Some(b),
-        } => attach(instance)?.heal(&a, &b)?,
-        Verb::Heal {
-            a: Some(a),
-            b: None,
-        } => attach(instance)?.rejoin(&a)?,
+        Verb::Heal { a: Some(a), b: Some(b) } => attach(instance)?.heal(&a, &b)?,
+        Verb::Heal { a: Some(a), b: None } => attach(instance)?.rejoin(&a)?,
         Verb::Heal { .. } => attach(instance)?.heal_all()?,
         Verb::Lose { a, b, percent } => attach(instance)?.lose(&a, &b, percent)?,
         Verb::FillDisk { folder, leave } => println!("{}", disk::fill(&folder, leave)?.display()),
@@ -222,22 +200,13 @@ fn attach(instance: Option<u8>) -> Result<Testbed> {
 
 fn up(instance: Option<u8>, clusters: &[String], witness: bool, storage: bool) -> Result<()> {
     let names: Vec<&str> = clusters.iter().map(String::as_str).collect();
-    let mut spec = Spec {
-        instance,
-        storage,
-        detached: true,
-        ..Spec::full(&names)
-    };
+    let mut spec = Spec { instance, storage, detached: true, ..Spec::full(&names) };
     if witness {
         spec = spec.with_witness();
     }
     let began = std::time::Instant::now();
     let bed = Testbed::up(&spec)?;
-    println!(
-        "instance {} is up after {:.1} s",
-        bed.number(),
-        began.elapsed().as_secs_f64()
-    );
+    println!("instance {} is up after {:.1} s", bed.number(), began.elapsed().as_secs_f64());
     show(&bed);
     Ok(())
 }
@@ -247,12 +216,7 @@ fn status() -> Result<()> {
         println!("instance {number}");
         let bed = Testbed::attach(number)?;
         show(&bed);
-        for fault in bed
-            .network()
-            .list_faults()?
-            .lines()
-            .filter(|line| line.starts_with("-A"))
-        {
+        for fault in bed.network().list_faults()?.lines().filter(|line| line.starts_with("-A")) {
             println!("  fault: {fault}");
         }
     }
@@ -261,37 +225,17 @@ fn status() -> Result<()> {
 
 fn show(bed: &Testbed) {
     for cluster in bed.clusters() {
-        let what = if cluster.kind() == Kind::Full {
-            "full"
-        } else {
-            "control plane"
-        };
-        let running: Vec<String> = cluster
-            .running()
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
-        println!(
-            "  {} ({what}) at {}, {} MiB",
-            cluster.name(),
-            cluster.node_ip(),
-            cluster.memory() >> 20
-        );
+        let what = if cluster.kind() == Kind::Full { "full" } else { "control plane" };
+        let running: Vec<String> = cluster.running().into_iter().map(|(name, _)| name).collect();
+        println!("  {} ({what}) at {}, {} MiB", cluster.name(), cluster.node_ip(), cluster.memory() >> 20);
         println!("    KUBECONFIG={}", cluster.kubeconfig().display());
         println!("    running: {}", running.join(" "));
     }
 }
 
 fn kubectl(bed: &Testbed, cluster: &str, args: &[String]) -> Result<ExitCode> {
-    let status = bed
-        .cluster(cluster)?
-        .kubectl_command()?
-        .args(args)
-        .status()?;
-    let code = status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(1);
+    let status = bed.cluster(cluster)?.kubectl_command()?.args(args).status()?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     Ok(ExitCode::from(code))
 }
 
@@ -309,15 +253,10 @@ fn build() -> Result<()> {
 
 fn images(instance: Option<u8>, verb: ImageVerb) -> Result<()> {
     match verb {
-        ImageVerb::Load { cluster, archive } => {
-            attach(instance)?.cluster(&cluster)?.load_image(&archive)
+        ImageVerb::Load { cluster, archive } => attach(instance)?.cluster(&cluster)?.load_image(&archive),
+        ImageVerb::Build { file, tag, output, context } => {
+            image::containerfile(&file, &context, &tag, &output)
         }
-        ImageVerb::Build {
-            file,
-            tag,
-            output,
-            context,
-        } => image::containerfile(&file, &context, &tag, &output),
         ImageVerb::Postgres { cluster } => {
             let archive = image::postgres()?;
             println!("{}", archive.display());
@@ -347,9 +286,7 @@ fn site(instance: Option<u8>, verb: Verb) -> Result<()> {
         },
         Verb::Restart(t) => match t.component {
             Some(component) => cluster(&t)?.restart(component),
-            None => cluster(&t)?
-                .kill_site()
-                .and_then(|()| cluster(&t)?.start_site()),
+            None => cluster(&t)?.kill_site().and_then(|()| cluster(&t)?.start_site()),
         },
         Verb::Start(t) => match t.component {
             Some(component) => cluster(&t)?.start(component),

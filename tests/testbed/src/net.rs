@@ -128,20 +128,11 @@ impl Network {
         let near = format!("{}/24", self.host_address());
         let far_ip = slice(self.instance, 63, 2).to_string();
         let far = format!("{far_ip}/24");
-        ip(&[
-            "route",
-            "replace",
-            "blackhole",
-            RANGE,
-            "metric",
-            LAST_METRIC,
-        ])?;
+        ip(&["route", "replace", "blackhole", RANGE, "metric", LAST_METRIC])?;
         ip(&["netns", "add", &router])?;
         inside(&router, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
         ip(&["-n", &router, "link", "set", "lo", "up"])?;
-        ip(&[
-            "link", "add", &link, "type", "veth", "peer", "name", "host", "netns", &router,
-        ])?;
+        ip(&["link", "add", &link, "type", "veth", "peer", "name", "host", "netns", &router])?;
         ip(&["-n", &router, "addr", "add", &far, "dev", "host"])?;
         ip(&["-n", &router, "link", "set", "host", "up"])?;
         inside(&router, &["iptables", "-w", "-N", CHAIN])?;
@@ -164,30 +155,12 @@ impl Network {
         let (router, ns) = (self.router(), self.namespace(cluster));
         let (gateway, node) = (at.gateway().to_string(), at.node().to_string());
         ip(&["netns", "add", &ns])?;
-        let link = [
-            "link", "add", cluster, "type", "veth", "peer", "name", "eth0", "netns", &ns,
-        ];
+        let link = ["link", "add", cluster, "type", "veth", "peer", "name", "eth0", "netns", &ns];
         ip(&[&["-n", router.as_str()], link.as_slice()].concat())?;
-        ip(&[
-            "-n",
-            &router,
-            "addr",
-            "add",
-            &format!("{gateway}/24"),
-            "dev",
-            cluster,
-        ])?;
+        ip(&["-n", &router, "addr", "add", &format!("{gateway}/24"), "dev", cluster])?;
         ip(&["-n", &router, "link", "set", cluster, "up"])?;
         ip(&["-n", &ns, "link", "set", "lo", "up"])?;
-        ip(&[
-            "-n",
-            &ns,
-            "addr",
-            "add",
-            &format!("{node}/24"),
-            "dev",
-            "eth0",
-        ])?;
+        ip(&["-n", &ns, "addr", "add", &format!("{node}/24"), "dev", "eth0"])?;
         ip(&["-n", &ns, "link", "set", "eth0", "up"])?;
         ip(&["-n", &ns, "route", "add", "default", "via", &gateway])?;
         inside(&ns, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
@@ -223,9 +196,7 @@ impl Network {
     /// Whether the router is there.
     #[must_use]
     pub fn exists(&self) -> bool {
-        std::path::Path::new("/run/netns")
-            .join(self.router())
-            .exists()
+        std::path::Path::new("/run/netns").join(self.router()).exists()
     }
 
     /// Adds a fault: packets from one network to the other (`None`: from or to any) are treated
@@ -236,11 +207,7 @@ impl Network {
         }
         let rule = fault_rule(from, to, action);
         // Drops come first: a cut is total even where packets are also lost at random.
-        let how: &[&str] = if *action == Action::Drop {
-            &["-I", CHAIN, "1"]
-        } else {
-            &["-A", CHAIN]
-        };
+        let how: &[&str] = if *action == Action::Drop { &["-I", CHAIN, "1"] } else { &["-A", CHAIN] };
         self.faults(&[how, words(&rule).as_slice()].concat())
     }
 
@@ -248,22 +215,13 @@ impl Network {
     #[must_use]
     pub fn has_fault(&self, from: Option<&str>, to: Option<&str>, action: &Action) -> bool {
         let rule = fault_rule(from, to, action);
-        self.faults(&[&["-C", CHAIN], words(&rule).as_slice()].concat())
-            .is_ok()
+        self.faults(&[&["-C", CHAIN], words(&rule).as_slice()].concat()).is_ok()
     }
 
     /// Takes a fault away; one that is not there is no error.
-    pub fn remove_fault(
-        &self,
-        from: Option<&str>,
-        to: Option<&str>,
-        action: &Action,
-    ) -> Result<()> {
+    pub fn remove_fault(&self, from: Option<&str>, to: Option<&str>, action: &Action) -> Result<()> {
         let rule = fault_rule(from, to, action);
-        while self
-            .faults(&[&["-D", CHAIN], words(&rule).as_slice()].concat())
-            .is_ok()
-        {}
+        while self.faults(&[&["-D", CHAIN], words(&rule).as_slice()].concat()).is_ok() {}
         Ok(())
     }
 
@@ -300,14 +258,7 @@ fn fault_rule(from: Option<&str>, to: Option<&str>, action: &Action) -> Vec<Stri
     }
     if let Action::Lose(percent) = action {
         let share = format!("{:.2}", f64::from(*percent) / 100.0);
-        let loss = [
-            "-m",
-            "statistic",
-            "--mode",
-            "random",
-            "--probability",
-            &share,
-        ];
+        let loss = ["-m", "statistic", "--mode", "random", "--probability", &share];
         rule.extend(loss.map(str::to_owned));
     }
     rule.extend(["-j".to_owned(), "DROP".to_owned()]);
@@ -345,14 +296,10 @@ pub(crate) fn inside(ns: &str, argv: &[&str]) -> Result<String> {
 
 /// Refuses a name that would not fit in names of links and groups.
 pub(crate) fn check_name(name: &str) -> Result<()> {
-    let good = name
-        .bytes()
-        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
+    let good = name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
     let first = name.bytes().next().is_some_and(|c| c.is_ascii_lowercase());
     if !good || !first || name.len() > 10 || ["router", "host"].contains(&name) {
-        bail!(
-            "`{name}` cannot name a cluster: at most 10 of a-z, 0-9 and `-`, not `router` or `host`"
-        );
+        bail!("`{name}` cannot name a cluster: at most 10 of a-z, 0-9 and `-`, not `router` or `host`");
     }
     Ok(())
 }

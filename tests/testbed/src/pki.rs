@@ -30,30 +30,20 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pem = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
     fn issue(&self, name: &str, group: &str, names: Vec<SanType>) -> Result<Leaf> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, group);
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.subject_alt_names = names;
         let cert = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Leaf {
-            cert,
-            key: key.serialize_pem(),
-        })
+        Ok(Leaf { cert, key: key.serialize_pem() })
     }
 }
 
@@ -79,11 +69,7 @@ pub(crate) fn write(dir: &Path, cluster: &str, at: Addresses) -> Result<()> {
     let server = ca.issue("kube-apiserver", "testbed", server_names(at)?)?;
     write_leaf(&pki, "apiserver", &server)?;
     let node_names = vec![dns(cluster)?, address(at.node())];
-    let node = ca.issue(
-        &format!("system:node:{cluster}"),
-        "system:nodes",
-        node_names,
-    )?;
+    let node = ca.issue(&format!("system:node:{cluster}"), "system:nodes", node_names)?;
     write_leaf(&pki, "kubelet", &node)?;
     let admin = ca.issue("admin", "system:masters", Vec::new())?;
     write_leaf(&pki, "admin", &admin)?;

@@ -58,14 +58,10 @@ impl Process {
     /// Kills it and waits for its end.
     pub fn kill(&self) -> Result<()> {
         self.send(Signal::KILL);
-        sys::wait_for(
-            "the end of a killed process",
-            Duration::from_secs(20),
-            || {
-                reap(self.pid);
-                Ok((!self.alive()).then_some(()))
-            },
-        )
+        sys::wait_for("the end of a killed process", Duration::from_secs(20), || {
+            reap(self.pid);
+            Ok((!self.alive()).then_some(()))
+        })
     }
 
     /// The memory that it occupies, in bytes.
@@ -74,13 +70,7 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         status
             .lines()
-            .find_map(|line| {
-                line.strip_prefix("VmRSS:")?
-                    .trim()
-                    .strip_suffix(" kB")?
-                    .parse::<u64>()
-                    .ok()
-            })
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
             .map_or(0, |kib| kib * 1024)
     }
 }
@@ -146,9 +136,7 @@ pub(crate) fn start(what: &Start<'_>) -> Result<Process> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0);
-    let child = command
-        .spawn()
-        .with_context(|| format!("cannot start {}", what.name))?;
+    let child = command.spawn().with_context(|| format!("cannot start {}", what.name))?;
     let pid = i32::try_from(child.id()).context("a process number is too large")?;
     let process = Process::of(pid)
         .with_context(|| format!("{} ended at once, see {}", what.name, log_path.display()))?;
@@ -173,6 +161,15 @@ pub(crate) fn running(dir: &Path) -> Vec<(String, Process)> {
         .filter_map(|name| recorded(dir, &name).map(|process| (name, process)))
         .filter(|(_, process)| process.alive())
         .collect()
+}
+
+/// Forgets the programs that have ended: of a site that starts again none is missing yet.
+pub(crate) fn forget_dead(dir: &Path) {
+    for name in sys::names_in(&dir.join("pids")) {
+        if !recorded(dir, &name).is_some_and(|process| process.alive()) {
+            let _ = fs::remove_file(record_path(dir, &name));
+        }
+    }
 }
 
 /// The identity of this boot of the machine: a record of another boot names no live process.

@@ -40,22 +40,12 @@ fn build() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let mut command = Command::new(cargo);
     command
-        .args([
-            "build",
-            "--quiet",
-            "--bin",
-            "testbed",
-            "--message-format=json",
-            "--manifest-path",
-        ])
+        .args(["build", "--quiet", "--bin", "testbed", "--message-format=json", "--manifest-path"])
         .arg(manifest);
     let told = sys::output(&mut command).context("cannot build the testbed program")?;
     told.lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|line| {
-            line.pointer("/target/name")
-                .is_some_and(|name| name == "testbed")
-        })
+        .filter(|line| line.pointer("/target/name").is_some_and(|name| name == "testbed"))
         .find_map(|line| line.get("executable")?.as_str().map(PathBuf::from))
         .context("cargo did not say where the testbed program is")
 }

@@ -20,10 +20,7 @@ pub fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Result<String> {
 /// Runs a prepared command to its end and returns its standard output.
 pub fn output(command: &mut Command) -> Result<String> {
     let shown = describe(command);
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {shown}"))?;
+    let done = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {shown}"))?;
     if !done.status.success() {
         let err = String::from_utf8_lossy(&done.stderr);
         let out = String::from_utf8_lossy(&done.stdout);
@@ -43,11 +40,7 @@ fn describe(command: &Command) -> String {
 }
 
 /// Asks `probe` until it answers, or fails when `limit` has passed, with what was waited for.
-pub fn wait_for<T>(
-    what: &str,
-    limit: Duration,
-    mut probe: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = probe().with_context(|| format!("while waiting for {what}"))? {
@@ -64,11 +57,10 @@ pub fn wait_for<T>(
 pub fn write_atomic(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let dir = path.parent().context("a file needs a folder")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)
-        .with_context(|| format!("cannot write in {}", dir.display()))?;
+    let mut file =
+        tempfile::NamedTempFile::new_in(dir).with_context(|| format!("cannot write in {}", dir.display()))?;
     file.write_all(content.as_ref())?;
-    file.persist(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    file.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())
 }
 
@@ -76,10 +68,8 @@ pub fn write_atomic(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 pub fn lock(path: &Path) -> Result<File> {
     let dir = path.parent().context("a lock needs a folder")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let file =
-        File::create(path).with_context(|| format!("cannot open the lock {}", path.display()))?;
-    flock(&file, FlockOperation::LockExclusive)
-        .with_context(|| format!("cannot lock {}", path.display()))?;
+    let file = File::create(path).with_context(|| format!("cannot open the lock {}", path.display()))?;
+    flock(&file, FlockOperation::LockExclusive).with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
 }
 
@@ -120,9 +110,5 @@ pub fn mounts_under(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// `mountinfo` writes blanks and backslashes of a path in octal.
 fn unescape(field: &str) -> String {
-    field
-        .replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }

@@ -34,23 +34,14 @@ impl Spec {
     /// Full clusters with these names.
     #[must_use]
     pub fn full(names: &[&str]) -> Self {
-        let clusters = names
-            .iter()
-            .map(|name| ((*name).to_owned(), Kind::Full))
-            .collect();
-        Self {
-            instance: None,
-            clusters,
-            storage: true,
-            detached: false,
-        }
+        let clusters = names.iter().map(|name| ((*name).to_owned(), Kind::Full)).collect();
+        Self { instance: None, clusters, storage: true, detached: false }
     }
 
     /// The same with a `witness` without a node.
     #[must_use]
     pub fn with_witness(mut self) -> Self {
-        self.clusters
-            .push(("witness".to_owned(), Kind::ControlPlane));
+        self.clusters.push(("witness".to_owned(), Kind::ControlPlane));
         self
     }
 
@@ -63,12 +54,7 @@ impl Spec {
         }
         for (at, (name, _)) in self.clusters.iter().enumerate() {
             net::check_name(name)?;
-            if self
-                .clusters
-                .iter()
-                .take(at)
-                .any(|(other, _)| other == name)
-            {
+            if self.clusters.iter().take(at).any(|(other, _)| other == name) {
                 bail!("two clusters are called `{name}`");
             }
         }
@@ -87,10 +73,8 @@ struct State {
 /// The folder of all instances: `DATA_EMBASSY_RUN`, or `/var/lib/data-embassy-testbed`.
 #[must_use]
 pub fn base() -> PathBuf {
-    std::env::var_os("DATA_EMBASSY_RUN").map_or_else(
-        || PathBuf::from("/var/lib/data-embassy-testbed"),
-        PathBuf::from,
-    )
+    std::env::var_os("DATA_EMBASSY_RUN")
+        .map_or_else(|| PathBuf::from("/var/lib/data-embassy-testbed"), PathBuf::from)
 }
 
 fn dir_of(number: u8) -> PathBuf {
@@ -111,10 +95,9 @@ fn live(number: u8) -> bool {
     }
     match state.owner {
         Some(owner) => owner.alive(),
-        None => state
-            .clusters
-            .iter()
-            .any(|(name, _)| !process::running(&dir_of(number).join(name)).is_empty()),
+        None => {
+            state.clusters.iter().any(|(name, _)| !process::running(&dir_of(number).join(name)).is_empty())
+        }
     }
 }
 
@@ -161,11 +144,7 @@ impl Testbed {
         }
         let number = claim(spec)?;
         let clusters = members(number, &spec.clusters)?;
-        let testbed = Self {
-            number,
-            clusters,
-            owned: true,
-        };
+        let testbed = Self { number, clusters, owned: true };
         if let Err(error) = testbed.start(spec) {
             return Err(match testbed.down() {
                 Ok(()) => error,
@@ -188,10 +167,7 @@ impl Testbed {
                 .map(|cluster| scope.spawn(|| boot::start(cluster, spec.storage)))
                 .collect();
             let died = |_| Err(anyhow::anyhow!("a starting thread died"));
-            starts
-                .into_iter()
-                .map(|start| start.join().unwrap_or_else(died))
-                .collect()
+            starts.into_iter().map(|start| start.join().unwrap_or_else(died)).collect()
         });
         results.into_iter().collect()
     }
@@ -202,11 +178,7 @@ impl Testbed {
             .filter(|_| live(number))
             .with_context(|| format!("no instance {number} is up"))?;
         let clusters = members(number, &state.clusters)?;
-        Ok(Self {
-            number,
-            clusters,
-            owned: false,
-        })
+        Ok(Self { number, clusters, owned: false })
     }
 
     /// Lets the instance outlive this process.
@@ -264,8 +236,7 @@ impl Testbed {
     /// Loses every packet from one cluster to another, silently, also of connections that stand.
     pub fn cut_one_way(&self, from: &str, to: &str) -> Result<()> {
         let (from, to) = (self.net_of(from)?, self.net_of(to)?);
-        self.network()
-            .add_fault(Some(&from), Some(&to), &Action::Drop)
+        self.network().add_fault(Some(&from), Some(&to), &Action::Drop)
     }
 
     /// Loses every packet between two clusters, both ways.
@@ -277,8 +248,7 @@ impl Testbed {
     /// Ends [`Self::cut_one_way`].
     pub fn heal_one_way(&self, from: &str, to: &str) -> Result<()> {
         let (from, to) = (self.net_of(from)?, self.net_of(to)?);
-        self.network()
-            .remove_fault(Some(&from), Some(&to), &Action::Drop)
+        self.network().remove_fault(Some(&from), Some(&to), &Action::Drop)
     }
 
     /// Ends [`Self::cut`], and the rest of one that was cut one way.
@@ -305,10 +275,8 @@ impl Testbed {
     /// Ends [`Self::isolate`] and [`Self::cut_off`].
     pub fn rejoin(&self, name: &str) -> Result<()> {
         let net = self.net_of(name)?;
-        self.network()
-            .remove_fault(Some(&net), None, &Action::Drop)?;
-        self.network()
-            .remove_fault(None, Some(&net), &Action::Drop)?;
+        self.network().remove_fault(Some(&net), None, &Action::Drop)?;
+        self.network().remove_fault(None, Some(&net), &Action::Drop)?;
         for other in self.clusters.iter().filter(|other| other.name() != name) {
             self.heal(name, other.name())?;
         }
@@ -326,8 +294,7 @@ impl Testbed {
                 }
             }
             if (1..=99).contains(&percent) {
-                self.network()
-                    .add_fault(Some(from), Some(to), &Action::Lose(percent))?;
+                self.network().add_fault(Some(from), Some(to), &Action::Lose(percent))?;
             }
         }
         Ok(())
@@ -345,10 +312,7 @@ impl Drop for Testbed {
             return;
         }
         if std::env::var_os("DATA_EMBASSY_KEEP").is_some() {
-            tracing::warn!(
-                "DATA_EMBASSY_KEEP: instance {} is left for the next clean",
-                self.number
-            );
+            tracing::warn!("DATA_EMBASSY_KEEP: instance {} is left for the next clean", self.number);
             return;
         }
         let held = sys::lock(&base().join("lock"));
@@ -365,26 +329,18 @@ fn claim(spec: &Spec) -> Result<u8> {
     let number = match spec.instance {
         Some(number) if live(number) => bail!("instance {number} is up already"),
         Some(number) => number,
-        None => (0..MAX_INSTANCES)
-            .find(|number| !live(*number))
-            .context("all instances are in use")?,
+        None => (0..MAX_INSTANCES).find(|number| !live(*number)).context("all instances are in use")?,
     };
     clean::instance(number, &dir_of(number))
         .with_context(|| format!("cannot remove what instance {number} left"))?;
-    let state = State {
-        boot: process::boot_id()?,
-        owner: Some(Process::own()?),
-        clusters: spec.clusters.clone(),
-    };
+    let state =
+        State { boot: process::boot_id()?, owner: Some(Process::own()?), clusters: spec.clusters.clone() };
     write_state(number, &state)?;
     Ok(number)
 }
 
 fn write_state(number: u8, state: &State) -> Result<()> {
-    sys::write_atomic(
-        &dir_of(number).join("instance.json"),
-        serde_json::to_vec_pretty(state)?,
-    )
+    sys::write_atomic(&dir_of(number).join("instance.json"), serde_json::to_vec_pretty(state)?)
 }
 
 fn members(number: u8, clusters: &[(String, Kind)]) -> Result<Vec<Cluster>> {

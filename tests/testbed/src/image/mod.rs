@@ -83,10 +83,7 @@ fn busybox_root(program: &Path, root: &Path) -> Result<()> {
     }
     symlink("../bin", root.join("usr/bin"))?;
     symlink("bin", root.join("sbin"))?;
-    fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n",
-    )?;
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n")?;
     fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
     for library in libraries(program)? {

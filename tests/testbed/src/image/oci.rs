@@ -63,11 +63,7 @@ impl Image {
         let work = tempfile::tempdir_in(parent).context("cannot make a temporary folder")?;
         let blobs = work.path().join("blobs/sha256");
         fs::create_dir_all(&blobs)?;
-        let layers = self
-            .layers
-            .iter()
-            .map(|layer| layer_blob(&blobs, layer))
-            .collect::<Result<Vec<_>>>()?;
+        let layers = self.layers.iter().map(|layer| layer_blob(&blobs, layer)).collect::<Result<Vec<_>>>()?;
         let config = put(&blobs, &serde_json::to_vec(&self.config(&layers))?)?;
         let manifest = json!({
             "schemaVersion": 2,
@@ -86,31 +82,22 @@ impl Image {
         }
         let index = json!({"schemaVersion": 2, "manifests": [entry]});
         fs::write(work.path().join("index.json"), serde_json::to_vec(&index)?)?;
-        fs::write(
-            work.path().join("oci-layout"),
-            r#"{"imageLayoutVersion":"1.0.0"}"#,
-        )?;
+        fs::write(work.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
         let part = tempfile::NamedTempFile::new_in(parent)?;
         let mut archive = Builder::new(part.as_file());
         archive.append_dir_all(".", work.path())?;
         archive.finish()?;
         drop(archive);
-        part.persist(to)
-            .with_context(|| format!("cannot write {}", to.display()))?;
+        part.persist(to).with_context(|| format!("cannot write {}", to.display()))?;
         Ok(())
     }
 
     fn config(&self, layers: &[Blob]) -> Value {
         let mut env = self.env.clone();
         if !env.iter().any(|entry| entry.starts_with("PATH=")) {
-            env.push(
-                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-            );
+            env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
         }
-        let ids: Vec<String> = layers
-            .iter()
-            .map(|layer| format!("sha256:{}", layer.hash))
-            .collect();
+        let ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.hash)).collect();
         json!({
             "architecture": architecture(),
             "os": "linux",
@@ -149,10 +136,7 @@ fn layer_blob(blobs: &Path, layer: &Layer) -> Result<Blob> {
 fn put(blobs: &Path, content: &[u8]) -> Result<Blob> {
     let hash = hex(&Sha256::digest(content));
     fs::write(blobs.join(&hash), content)?;
-    Ok(Blob {
-        hash,
-        size: content.len() as u64,
-    })
+    Ok(Blob { hash, size: content.len() as u64 })
 }
 
 fn hash_file(path: &Path) -> Result<String> {
@@ -175,8 +159,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Writes a folder as a layer that depends on nothing but its names, modes and contents.
 fn write_layer(folder: &Path, to: &Path) -> Result<()> {
     let mut layer = Builder::new(File::create(to)?);
-    append(&mut layer, folder, Path::new(""))
-        .with_context(|| format!("cannot pack {}", folder.display()))?;
+    append(&mut layer, folder, Path::new("")).with_context(|| format!("cannot pack {}", folder.display()))?;
     layer.into_inner()?.flush()?;
     Ok(())
 }
@@ -208,10 +191,7 @@ fn append(layer: &mut Builder<File>, base: &Path, inner: &Path) -> Result<()> {
             header.set_entry_type(EntryType::Fifo);
             layer.append_data(&mut header, &inner, std::io::empty())?;
         } else {
-            anyhow::bail!(
-                "{} is neither a file, a folder, a link nor a pipe",
-                path.display()
-            );
+            anyhow::bail!("{} is neither a file, a folder, a link nor a pipe", path.display());
         }
     }
     Ok(())

@@ -95,24 +95,16 @@ fn suite() -> Result<String> {
 
 fn source_files() -> Vec<PathBuf> {
     let parts = Path::new("/etc/apt/sources.list.d");
-    let extra = sys::names_in(parts)
-        .into_iter()
-        .map(|name| parts.join(name));
+    let extra = sys::names_in(parts).into_iter().map(|name| parts.join(name));
     std::iter::once(PathBuf::from("/etc/apt/sources.list"))
         .chain(extra)
-        .filter(|file| {
-            file.extension()
-                .is_some_and(|end| end == "list" || end == "sources")
-        })
+        .filter(|file| file.extension().is_some_and(|end| end == "list" || end == "sources"))
         .filter(|file| fs::metadata(file).is_ok_and(|found| found.len() > 0))
         .collect()
 }
 
 fn apt_sources() -> String {
-    source_files()
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok())
-        .collect()
+    source_files().iter().filter_map(|file| fs::read_to_string(file).ok()).collect()
 }
 
 /// What the image has over Debian: the user 999 and the way to start.
@@ -148,22 +140,8 @@ pub fn containerfile(file: &Path, context: &Path, name: &str, to: &Path) -> Resu
         sys::output(&mut command)
     };
     let (file, context) = (file.display().to_string(), context.display().to_string());
-    buildah(&[
-        "bud",
-        "--isolation",
-        "chroot",
-        "--pull-never",
-        "-f",
-        &file,
-        "-t",
-        name,
-        &context,
-    ])?;
+    buildah(&["bud", "--isolation", "chroot", "--pull-never", "-f", &file, "-t", name, &context])?;
     let part = work.path().join("image.tar");
-    buildah(&[
-        "push",
-        name,
-        &format!("oci-archive:{}:{name}", part.display()),
-    ])?;
+    buildah(&["push", name, &format!("oci-archive:{}:{name}", part.display())])?;
     fs::rename(&part, to).with_context(|| format!("cannot write {}", to.display()))
 }
