@@ -1,7 +1,8 @@
 //! The command line of `embassy`: parse and dispatch, nothing else.
 
-use crate::{mover, vault};
+use crate::{controller, crds, mover, telemetry, vault};
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 
 /// What every subcommand returns; `main` prints the whole chain of causes once.
 pub type CliResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -16,6 +17,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the operator: home for the DataEmbassies applied here, embassy for those mirrored here.
+    Operator(Box<controller::Settings>),
+    /// Writes the custom resource definitions as YAML.
+    Crds {
+        /// Folder for one file a definition; without it all go to standard output.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Makes, restores and proves dispatches.
     Mover(mover::MoverArgs),
     /// Serves the append-only repositories of one pair.
@@ -29,10 +38,30 @@ impl Cli {
     /// The subcommand's own error, with its sources chained.
     pub fn run(self) -> CliResult {
         match self.command {
+            Command::Operator(settings) => operator(*settings),
+            Command::Crds { out: Some(directory) } => Ok(crds::write(&directory)?),
+            Command::Crds { out: None } => {
+                for (_, yaml) in crds::definitions()? {
+                    println!("---\n{yaml}");
+                }
+                Ok(())
+            }
             Command::Mover(args) => mover::run(&args),
             Command::Vault(args) => vault::run(&args),
         }
     }
+}
+
+/// Chooses the one TLS library for the whole process; a second call changes nothing.
+pub fn install_crypto() {
+    // An error only says that a provider is installed already.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn operator(settings: controller::Settings) -> CliResult {
+    telemetry::init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(controller::run::run(settings))?)
 }
 
 /// An error with all its causes in one line, the one place where errors are printed.

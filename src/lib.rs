@@ -4,14 +4,18 @@
 //! Start with `domain/`: it holds every decision as a pure function. `docs/architecture.md` has the
 //! map and the one direction in which data flows.
 
+pub mod admin;
 pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod controller;
+pub mod crds;
 pub mod domain;
 pub mod lease;
+pub mod metrics;
 pub mod mover;
 pub mod plugin;
 pub mod probe;
+pub mod telemetry;
 pub mod vault;

@@ -3,9 +3,12 @@
 
 pub mod apply;
 pub mod home;
+pub mod run;
 pub mod standby;
 
 use crate::lease::LedgerHub;
+use crate::metrics::Metrics;
+use crate::probe::ProbeHub;
 use apply::Applier;
 use kube::Client;
 use kube::runtime::events::Recorder;
@@ -21,6 +24,14 @@ pub struct Context {
     pub ledgers: LedgerHub,
     /// Writes Events.
     pub recorder: Recorder,
+    /// The health checks' tasks.
+    pub probes: ProbeHub,
+    /// What the home part remembers between turns (never needed for safety).
+    pub home: home::HomeMemory,
+    /// What the embassy part remembers between turns (never needed for safety).
+    pub standby: standby::StandbyMemory,
+    /// Counters and gauges.
+    pub metrics: Metrics,
     /// From the command line.
     pub settings: Settings,
 }
@@ -40,4 +51,7 @@ pub struct Settings {
     /// Most movers that run at once in this cluster.
     #[arg(long, env = "EMBASSY_MAX_MOVERS", default_value_t = 4)]
     pub max_movers: u32,
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, env = "EMBASSY_ADMIN", default_value = "0.0.0.0:8080")]
+    pub admin: std::net::SocketAddr,
 }

@@ -4,6 +4,10 @@ use super::Context;
 use crate::api::DataEmbassy;
 use kube::runtime::controller::Action;
 
+/// What this part remembers between turns; losing it costs requests and never safety.
+#[derive(Clone, Debug, Default)]
+pub struct HomeMemory {}
+
 /// Why a reconcile at home ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum HomeError {}

@@ -4,6 +4,10 @@ use super::Context;
 use crate::api::{DataEmbassy, pair::PairRecord};
 use kube::runtime::controller::Action;
 
+/// What this part remembers between turns; losing it costs requests and never safety.
+#[derive(Clone, Debug, Default)]
+pub struct StandbyMemory {}
+
 /// Why a reconcile in the embassy ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum StandbyError {}
