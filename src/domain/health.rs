@@ -202,7 +202,10 @@ pub fn suspect(fail_when: FailWhen, verdicts: &[(&str, Verdict)]) -> Suspicion {
     Suspicion::Healthy
 }
 
-fn list<'a>(verdicts: &'a [(&str, Verdict)], pick: impl Fn(&'a Verdict) -> Option<&'a String>) -> Vec<String> {
+fn list<'a>(
+    verdicts: &'a [(&str, Verdict)],
+    pick: impl Fn(&'a Verdict) -> Option<&'a String>,
+) -> Vec<String> {
     verdicts.iter().filter_map(|(name, v)| pick(v).map(|why| format!("{name}: {why}"))).collect()
 }
 

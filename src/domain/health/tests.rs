@@ -93,11 +93,7 @@ fn result() -> impl Strategy<Value = ProbeResult> {
 }
 
 fn verdict_of() -> impl Strategy<Value = Verdict> {
-    prop_oneof![
-        Just(Verdict::Healthy),
-        Just(Verdict::Failed("x".into())),
-        Just(Verdict::Unknown("y".into()))
-    ]
+    prop_oneof![Just(Verdict::Healthy), Just(Verdict::Failed("x".into())), Just(Verdict::Unknown("y".into()))]
 }
 
 proptest! {
