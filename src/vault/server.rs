@@ -142,7 +142,7 @@ impl Door {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let vault = &self.server.vault;
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(place) = self.places.try_acquire() else {
             tracing::warn!("a connection was refused: too many are open");
             return vault.metrics.turned_away("too many");
         };
@@ -165,6 +165,7 @@ impl Door {
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended badly");
         }
+        drop(place);
         vault.metrics.connections.dec();
     }
 }
