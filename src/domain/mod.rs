@@ -2,6 +2,7 @@
 //! missing evidence means hold.
 
 pub mod health;
+pub mod promotion;
 pub mod schedule;
 pub mod storage;
 pub mod writ;

@@ -1,0 +1,168 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use super::*;
+use crate::api::duration::Span;
+use std::time::Duration;
+
+const L: Duration = Duration::from_secs(30);
+
+fn t(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + seconds).unwrap()
+}
+fn policy() -> PromotionSpec {
+    PromotionSpec {
+        mode: PromotionMode::Automatic,
+        accept_unproven_fence: true,
+        stabilization: Span::secs(30),
+        ..PromotionSpec::default()
+    }
+}
+fn claimable() -> EmbassyTurn {
+    EmbassyTurn::Claim(Writ { epoch: 1, ..Writ::default() })
+}
+fn suspect() -> Suspicion {
+    Suspicion::Suspect("portal: connection refused".into())
+}
+
+/// A world in which everything speaks for a promotion; each row of a table spoils one thing.
+fn ready<'a>(policy: &'a PromotionSpec, suspicion: &'a Suspicion) -> Evidence<'a> {
+    Evidence {
+        policy,
+        suspicion,
+        suspect_since: Some(t(-60)),
+        turn: claimable(),
+        settings: Ok(()),
+        proven: Some(Proven { sequence: 7, cut_time: t(-120) }),
+        key_present: true,
+        hold: None,
+        retired: false,
+        last_promotion: None,
+        request: None,
+        promoted: false,
+    }
+}
+
+#[test]
+fn home_lost_and_every_gate_open_is_a_claim() {
+    let (p, s) = (policy(), suspect());
+    assert!(matches!(decide(&ready(&p, &s), t(0)), Decision::Claim(writ, _) if writ.epoch == 1));
+}
+
+#[test]
+fn each_gate_alone_holds_the_promotion() {
+    let (p, s) = (policy(), suspect());
+    let unproven_fence = PromotionSpec { accept_unproven_fence: false, ..policy() };
+    let manual = PromotionSpec { mode: PromotionMode::Manual, ..policy() };
+    let hold = Hold { until: None, reason: "audit".into() };
+    let base = || ready(&p, &s);
+    let wait = |wait| EmbassyTurn::Wait(wait);
+    let table: Vec<(Gate, Evidence<'_>)> = vec![
+        (Gate::Held, Evidence { hold: Some(&hold), ..base() }),
+        (Gate::SettingsUnsafe, Evidence { settings: Err(SettingsError::Rho(1000)), ..base() }),
+        (Gate::FenceUnproven, ready(&unproven_fence, &s)),
+        (Gate::ManualPromotion, ready(&manual, &s)),
+        (Gate::Unproven, Evidence { proven: None, ..base() }),
+        (Gate::KeysMissing, Evidence { key_present: false, ..base() }),
+        (Gate::ReplicaStale, Evidence { proven: Some(Proven { sequence: 1, cut_time: t(-4000) }), ..base() }),
+        (Gate::CoolingDown, Evidence { last_promotion: Some(t(-60)), ..base() }),
+        (Gate::NoArbiter, Evidence { turn: wait(EmbassyWait::NoArbiter("timeout".into())), ..base() }),
+        (Gate::NoWrit, Evidence { turn: wait(EmbassyWait::NoWrit), ..base() }),
+        (Gate::OverrideRequired, Evidence { turn: wait(EmbassyWait::OverrideRequired), ..base() }),
+    ];
+    for (gate, evidence) in table {
+        match decide(&evidence, t(0)) {
+            Decision::Hold(found, message) => {
+                assert_eq!(found, gate);
+                assert!(!message.is_empty());
+            }
+            other => panic!("{gate:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_live_ledger_is_waited_for_and_never_taken() {
+    let (p, s) = (policy(), suspect());
+    let turn = EmbassyTurn::Wait(EmbassyWait::LeaseNotExpired { unchanged_ms: 1, needed_ms: L.as_millis() });
+    let alive = Evidence { turn, ..ready(&p, &s) };
+    assert!(matches!(decide(&alive, t(0)), Decision::Await(_)));
+}
+
+#[test]
+fn without_suspicion_nothing_happens_however_old_the_ledger() {
+    let p = policy();
+    for s in [Suspicion::Healthy, Suspicion::Unknown("no health checks".into())] {
+        assert_eq!(decide(&ready(&p, &s), t(0)), Decision::Stay, "{s:?}");
+    }
+}
+
+#[test]
+fn suspicion_must_be_stable() {
+    let (p, s) = (policy(), suspect());
+    let young = Evidence { suspect_since: Some(t(-29)), ..ready(&p, &s) };
+    assert!(matches!(decide(&young, t(0)), Decision::Suspect(_)));
+    let never = Evidence { suspect_since: None, ..ready(&p, &s) };
+    assert!(matches!(decide(&never, t(0)), Decision::Suspect(_)));
+}
+
+#[test]
+fn a_human_can_ask_under_manual_but_the_gates_still_hold() {
+    let p = PromotionSpec { mode: PromotionMode::Manual, ..policy() };
+    let s = Suspicion::Healthy;
+    let asked = Evidence { request: Some(Verb::Promote), ..ready(&p, &s) };
+    assert!(matches!(decide(&asked, t(0)), Decision::Claim(..)));
+    let turn = EmbassyTurn::Wait(EmbassyWait::LeaseNotExpired { unchanged_ms: 0, needed_ms: 1 });
+    assert!(matches!(decide(&Evidence { turn, ..asked }, t(0)), Decision::Await(_)));
+}
+
+#[test]
+fn an_override_opens_every_gate_but_never_serves_what_was_not_proven() {
+    let p = PromotionSpec { accept_unproven_fence: false, ..policy() };
+    let s = Suspicion::Healthy;
+    let turn = EmbassyTurn::Wait(EmbassyWait::OverrideRequired);
+    let asked = Evidence { request: Some(Verb::Override), turn, ..ready(&p, &s) };
+    assert_eq!(decide(&asked, t(0)), Decision::Override);
+    let unproven = Evidence { proven: None, ..asked.clone() };
+    assert!(matches!(decide(&unproven, t(0)), Decision::Hold(Gate::Unproven, _)));
+    let retired = Evidence { retired: true, ..asked };
+    assert_eq!(decide(&retired, t(0)), Decision::Stay);
+}
+
+#[test]
+fn a_claim_that_stands_is_finished_even_if_home_looks_well_again() {
+    let p = policy();
+    let s = Suspicion::Healthy;
+    let writ = Writ { epoch: 1, confirmed: true, ..Writ::default() };
+    let confirm = Evidence { turn: EmbassyTurn::Confirm(writ), ..ready(&p, &s) };
+    assert_eq!(decide(&confirm, t(0)), Decision::Confirm(writ));
+    let held = Evidence { turn: EmbassyTurn::Held, ..ready(&p, &s) };
+    assert_eq!(decide(&held, t(0)), Decision::Continue);
+    assert_eq!(decide(&Evidence { promoted: true, ..held }, t(0)), Decision::Serving);
+}
+
+#[test]
+fn a_copy_only_is_never_promoted() {
+    let p = PromotionSpec { mode: PromotionMode::None, ..policy() };
+    let s = suspect();
+    for request in [None, Some(Verb::Promote), Some(Verb::Override)] {
+        assert_eq!(decide(&Evidence { request, ..ready(&p, &s) }, t(0)), Decision::Stay);
+    }
+}
+
+#[test]
+fn a_spoilt_volume_is_never_taken_for_the_proven_one() {
+    let last = |sequence, state| Some(LastRestore { sequence, state });
+    let table = [
+        (finish_restore(7, 7, None), RestoreStep::Done),
+        (finish_restore(7, 7, last(7, RunState::Succeeded)), RestoreStep::Done),
+        (finish_restore(8, 7, last(7, RunState::Succeeded)), RestoreStep::Restore(8)),
+        (finish_restore(8, 7, last(8, RunState::Running)), RestoreStep::Wait),
+        (finish_restore(8, 7, last(8, RunState::Failed)), RestoreStep::FallBack(7)),
+        (finish_restore(7, 7, last(8, RunState::Failed)), RestoreStep::Restore(7)),
+        (finish_restore(7, 7, last(7, RunState::Failed)), RestoreStep::Restore(7)),
+        (finish_restore(7, 7, last(8, RunState::Succeeded)), RestoreStep::Restore(7)),
+        (finish_restore(8, 8, last(8, RunState::Succeeded)), RestoreStep::Done),
+    ];
+    for (row, (found, wanted)) in table.into_iter().enumerate() {
+        assert_eq!(found, wanted, "row {row}");
+    }
+}
