@@ -1,6 +1,7 @@
 //! A file system that is frozen for as long as a value lives, and not a moment longer.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,16 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::ioctl;
+
+/// Leaves its control groups (v1 or v2), says so, waits for the end of its input, thaws.
+const GUARD: &str = r#"
+for procs in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do
+    [ -w "$procs" ] && echo 0 > "$procs"
+done
+echo
+read _
+exec fsfreeze --unfreeze "$0"
+"#;
 
 /// A frozen file system. Thaws when dropped, and also when this process is killed: a guard
 /// process waits for the end of a pipe that only we hold, and thaws then.
@@ -24,15 +35,7 @@ impl Frozen {
         let dir = File::open(mount).with_context(|| format!("opening {}", mount.display()))?;
         // Most of what is dirty goes to disk while writers still run, so the freeze itself is short.
         rustix::fs::syncfs(&dir).with_context(|| format!("syncing {}", mount.display()))?;
-        let guard = Command::new("sh")
-            .args(["-c", r#"read _; exec fsfreeze --unfreeze "$0""#])
-            .arg(mount)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .context("starting the guard of a freeze")?;
+        let guard = guard(mount).context("starting the guard of a freeze")?;
         // From here on a drop thaws, also when freezing half failed.
         let frozen = Self { dir, guard, thawed: false };
         ioctl::freeze(&frozen.dir).with_context(|| format!("freezing {}", mount.display()))?;
@@ -44,6 +47,27 @@ impl Frozen {
         self.thawed = true;
         ioctl::thaw(&self.dir).context("thawing: the volume was not frozen all the time")
     }
+}
+
+/// Starts the guard and waits until it has left the control group of its cluster: killing or
+/// freezing all of the cluster's processes must not take the one that thaws along.
+fn guard(mount: &Path) -> Result<Child> {
+    let mut guard = Command::new("sh")
+        .args(["-c", GUARD])
+        .arg(mount)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    let mut line = [0; 1];
+    let ready = guard.stdout.take().context("the guard has no output")?.read_exact(&mut line);
+    if let Err(e) = ready {
+        drop(guard.stdin.take());
+        guard.wait()?;
+        return Err(e).context("the guard ended early");
+    }
+    Ok(guard)
 }
 
 impl Drop for Frozen {

@@ -162,6 +162,12 @@ fn unescape(raw: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The mounts of loop devices below `root`: others there are not ours.
+pub fn loop_mounts_below(root: &Path) -> Result<Vec<Mount>> {
+    let ours = |m: &Mount| m.target.starts_with(root) && m.device.starts_with("7:");
+    Ok(mounts()?.into_iter().filter(ours).collect())
+}
+
 /// The mount at exactly `target`, the topmost if there are several.
 pub fn mount_at(target: &Path) -> Result<Option<Mount>> {
     Ok(mounts()?.into_iter().rev().find(|m| m.target == target))

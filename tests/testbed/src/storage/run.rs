@@ -19,6 +19,7 @@ use super::volume::Volumes;
 use super::{objects, provisioner, site, snapshotter};
 
 const API_DEADLINE: Duration = Duration::from_secs(300);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(250);
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 const MANAGER: &str = "testbed-provisioner";
@@ -97,6 +98,8 @@ async fn try_connect(args: &ProvisionerArgs) -> Result<Client> {
     let file = Kubeconfig::read_from(&args.kubeconfig)?;
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     config.default_retry = false;
+    config.proxy_url = None;
+    config.connect_timeout = Some(CONNECT_DEADLINE);
     let client = Client::try_from(config)?;
     let api = Api::<StorageClass>::all(client.clone());
     for class in objects::storage_classes() {

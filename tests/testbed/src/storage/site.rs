@@ -42,13 +42,14 @@ pub fn lock_all(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Thaws every mounted volume below `dir` and says how many were frozen.
+/// Thaws every mounted volume below `dir` (also when `dir` holds the storage of several
+/// clusters) and says how many were frozen.
 pub fn thaw_all(dir: &Path) -> Result<usize> {
     let Some(layout) = Layout::open(dir)? else {
         return Ok(0);
     };
     let mut thawed = 0;
-    for mount in loopdev::mounts()?.iter().filter(|m| m.target.starts_with(layout.root())) {
+    for mount in loopdev::loop_mounts_below(layout.root())? {
         thawed += usize::from(freeze::thaw(&mount.target)?);
     }
     Ok(thawed)
@@ -62,7 +63,7 @@ pub fn power_cut(dir: &Path) -> Result<()> {
         return Ok(());
     };
     thaw_all(dir)?;
-    for mount in loopdev::mounts()?.iter().filter(|m| m.target.starts_with(layout.root())) {
+    for mount in loopdev::loop_mounts_below(layout.root())? {
         let open =
             File::open(&mount.target).with_context(|| format!("opening {}", mount.target.display()))?;
         ioctl::shutdown(&open).with_context(|| format!("cutting the power of {}", mount.target.display()))?;
