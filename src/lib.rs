@@ -19,3 +19,4 @@ pub mod plugin;
 pub mod probe;
 pub mod telemetry;
 pub mod vault;
+pub mod vault_client;

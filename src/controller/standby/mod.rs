@@ -1,25 +1,276 @@
-//! The embassy part: vault, restore, standby, promotion.
+//! The embassy part of the operator: vault, restore, standby, promotion.
+//!
+//! One turn: `observe` reads once, `validate` judges, `make` makes what is missing, `ask` asks the
+//! vault, `runs` takes in what the mover said, the promotion has its say, `plan::next` decides on
+//! the next restore, `status` is computed from all of it and written, and only then is the Job made
+//! that the status speaks of.
+
+pub mod ask;
+pub mod build;
+pub mod chain;
+pub mod make;
+pub mod observe;
+pub mod plan;
+pub mod retire;
+pub mod runs;
+pub mod status;
+pub mod validate;
 
 use super::Context;
+use super::apply::ApplyError;
+use crate::api::conditions::{self, Wanted, types};
+use crate::api::embassy::{DataEmbassyStatus, Phase, RunState};
 use crate::api::{DataEmbassy, pair::PairRecord};
+use crate::cli::chain as causes;
+use chain::Received;
+use kube::Resource as _;
+use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use make::{MakeError, Site};
+use observe::{ObserveError, Observed};
+use plan::{Next, NextInput, Restores, Serving};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-/// What this part remembers between turns; losing it costs requests and never safety.
-#[derive(Clone, Debug, Default)]
-pub struct StandbyMemory {}
+/// Time to the next turn while something moves.
+const SOON: Duration = Duration::from_secs(2);
+/// Time to the next turn otherwise.
+const LATER: Duration = Duration::from_secs(10);
+/// Bound of writing one Event.
+const EVENT: Duration = Duration::from_secs(5);
 
 /// Why a reconcile in the embassy ended early.
 #[derive(Debug, thiserror::Error)]
-pub enum StandbyError {}
+pub enum StandbyError {
+    /// What is there could not be read.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// What should be there could not be made.
+    #[error(transparent)]
+    Make(#[from] MakeError),
+    /// The status could not be written.
+    #[error(transparent)]
+    Status(#[from] ApplyError),
+}
+
+/// What the embassy part remembers between turns: the newest verified header of each mirror, by
+/// its UID. Never needed for safety; after a restart the chain is taken up from the status.
+#[derive(Clone, Default)]
+pub struct StandbyMemory {
+    received: Arc<Mutex<BTreeMap<String, Received>>>,
+}
+
+impl StandbyMemory {
+    fn get(&self, uid: &str) -> Option<Received> {
+        self.received.lock().ok()?.get(uid).cloned()
+    }
+
+    fn set(&self, uid: &str, received: Received) {
+        if let Ok(mut all) = self.received.lock() {
+            all.insert(uid.to_owned(), received);
+        }
+    }
+
+    fn forget(&self, uid: &str) {
+        if let Ok(mut all) = self.received.lock() {
+            all.remove(uid);
+        }
+    }
+}
+
+/// What the promotion says to the rest of a turn.
+#[derive(Clone, Debug, Default)]
+pub struct Promotion {
+    /// Instead of the phase that the copy alone would have.
+    pub phase: Option<Phase>,
+    /// Its conditions (HomeReachable, QuorumAvailable, PromotionAllowed, FenceReady, …).
+    pub conditions: Vec<Wanted>,
+    /// Which restores may run.
+    pub restores: Restores,
+}
 
 /// One turn for a DataEmbassy mirrored into this cluster; `pair` is its namespace's pair record.
 ///
 /// # Errors
-/// [`StandbyError`]; it has been written to the status before.
+/// [`StandbyError`]; it has been written to the status before, where that was possible.
 pub async fn reconcile(
-    _object: &DataEmbassy,
-    _context: &Context,
-    _pair: &PairRecord,
+    object: &DataEmbassy,
+    context: &Context,
+    pair: &PairRecord,
 ) -> Result<Action, StandbyError> {
-    Ok(Action::await_change())
+    let now = crate::clock::now();
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    if object.metadata.deletion_timestamp.is_some() {
+        context.standby.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    let observed = observe::observe(object, context, pair).await?;
+    let mut draft = object.status.clone().unwrap_or_default();
+    let verdict = validate::validate(object, pair, &observed);
+    let site = Site { context, object, pair, observed: &observed, verdict: &verdict };
+
+    let serving = plan::serving(&observed, &draft);
+    if retire::requests(context, object, pair, &observed, &serving, now).await? {
+        context.standby.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    let retired = object.spec.retired && serving == Serving::No;
+    let made = make(&site, retired, now).await;
+    let vault = ask::ask(object, pair, &observed, &context.standby, now).await;
+    runs::absorb(&mut draft, &observed.restore, vault.received.as_ref(), now);
+
+    // CALL SITE promote: `let promotion = promote::turn(&site, &vault, &mut draft, now).await;`
+    // It reads `draft.run` and `draft.last_dispatch`, keeps `draft.promotion`, `last_promotion`,
+    // `health_checks` and `suspect_since`, and may start workloads only when `plan::volumes_hold`.
+    let promotion = Promotion::default();
+
+    let next = decide(&site, &draft, &vault, retired, &promotion);
+    let next = next(now);
+    if let Next::Start { sequence, attempt } = next {
+        let cut = vault.received.as_ref().filter(|r| r.sequence == sequence).and_then(|r| r.cut_time);
+        runs::start(&mut draft, build::restore::job_name(&object.name_any()), sequence, attempt, cut, now);
+    }
+    let error = made.as_ref().err().map(|error| causes(error));
+    let facts = status::Facts {
+        object,
+        pair,
+        observed: &observed,
+        verdict: &verdict,
+        vault: &vault,
+        serving: &serving,
+        next: &next,
+        error: error.as_deref(),
+    };
+    status::fill(&mut draft, &facts, now);
+    put(&mut draft, &promotion, object.metadata.generation, now);
+    let moving = status::is_moving(&facts, &draft);
+    if !write(context, object, &draft).await? {
+        // Somebody else was faster: what was decided here was decided on old news.
+        return Ok(Action::requeue(SOON));
+    }
+    if let Some((sequence, attempt)) = due(&draft, retired) {
+        site.ensure_job(sequence, attempt).await?;
+    }
+    made?;
+    Ok(Action::requeue(if moving { SOON } else { LATER }))
+}
+
+async fn make(site: &Site<'_>, retired: bool, now: jiff::Timestamp) -> Result<(), MakeError> {
+    if retired {
+        retire::stop(site.context, site.object, site.pair, site.observed).await?;
+    }
+    site.pair_wide(now).await?;
+    if retired || site.verdict.stalled.is_some() || !site.verdict.storage {
+        return Ok(());
+    }
+    // CALL SITE objects: after this, `objects::turn(&site, &mut draft)` makes the standby workloads
+    // from Secret `names::manifests(<de>)` when its ANNOTATION_SEQUENCE is the proven dispatch's.
+    site.standby().await
+}
+
+/// The decision on restores, still waiting for the time.
+fn decide<'a>(
+    site: &'a Site<'_>,
+    draft: &'a DataEmbassyStatus,
+    vault: &'a status::VaultView,
+    retired: bool,
+    promotion: &'a Promotion,
+) -> impl FnOnce(jiff::Timestamp) -> Next + 'a {
+    move |now| {
+        if retired
+            || site.verdict.stalled.is_some()
+            || site.verdict.volumes.is_none()
+            || vault.refused.is_some()
+        {
+            return Next::Idle;
+        }
+        let input = NextInput {
+            observed: site.observed,
+            status: draft,
+            received: vault.received.as_ref(),
+            restores: promotion.restores,
+            max_movers: site.context.settings.max_movers,
+        };
+        plan::next(&input, now)
+    }
+}
+
+/// The run whose Job must be there.
+fn due(draft: &DataEmbassyStatus, retired: bool) -> Option<(u64, i32)> {
+    let run = draft.run.as_ref().filter(|run| run.state == Some(RunState::Running) && !retired)?;
+    plan::run_of(run)
+}
+
+/// The promotion's phase and conditions go before the copy's.
+fn put(draft: &mut DataEmbassyStatus, promotion: &Promotion, generation: Option<i64>, now: jiff::Timestamp) {
+    for condition in &promotion.conditions {
+        conditions::set(&mut draft.conditions, condition, generation, now);
+    }
+    if let Some(phase) = promotion.phase {
+        draft.phase = Some(phase);
+    }
+}
+
+/// Writes the status if it changed, and an Event for each condition that turned. `false` on a
+/// conflict: then nothing may be done that the status speaks of.
+async fn write(
+    context: &Context,
+    object: &DataEmbassy,
+    draft: &DataEmbassyStatus,
+) -> Result<bool, StandbyError> {
+    if object.status.as_ref() == Some(draft) {
+        return Ok(true);
+    }
+    let mut fresh = object.clone();
+    fresh.status = Some(draft.clone());
+    fresh.metadata.managed_fields = None;
+    match context.applier.replace_status(&fresh).await {
+        Ok(_) => {}
+        Err(error) if error.is_conflict() => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    let before = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    for condition in status::changes(before, &draft.conditions) {
+        let good = condition.status == "True";
+        let type_ = if good { EventType::Normal } else { EventType::Warning };
+        let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
+        publish(context, object, type_, &condition.reason, note).await;
+    }
+    Ok(true)
+}
+
+/// An Event that cannot be written is not worth a failed turn.
+async fn publish(context: &Context, object: &DataEmbassy, type_: EventType, reason: &str, note: String) {
+    let note = note.chars().take(1000).collect();
+    let event = Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    let reference = object.object_ref(&());
+    match tokio::time::timeout(EVENT, context.recorder.publish(&event, &reference)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(object = status::label(object), error = causes(&error), "cannot write an Event")
+        }
+        Err(_) => tracing::warn!(object = status::label(object), "no answer while writing an Event"),
+    }
+}
+
+/// True if the copy alone (promotion aside) is protected: a word for metrics and tests.
+#[must_use]
+pub fn is_protected(status: &DataEmbassyStatus) -> bool {
+    conditions::is_true(&status.conditions, types::READY)
+}
+
+/// What the observation of a turn looks like as JSON, for a field incident.
+///
+/// # Errors
+/// Only if it cannot be serialised, which no valid value causes.
+pub fn to_json(observed: &Observed) -> Result<String, serde_json::Error> {
+    serde_json::to_string(observed)
 }
