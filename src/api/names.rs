@@ -73,6 +73,12 @@ pub const HOME_IDENTITY: &str = "embassy-home";
 pub const HOME_ROLE: &str = "embassy-home";
 /// Role with home's rights on the ledger; the embassy takes `update` out of it after Confirm.
 pub const HOME_LEDGER_ROLE: &str = "embassy-home-ledger";
+/// Secret with the token of [`HOME_IDENTITY`], filled by the embassy's cluster.
+pub const HOME_TOKEN_SECRET: &str = "embassy-home-token";
+/// RoleBinding in a pair's namespace at home: the operator's rights there.
+pub const OPERATOR_HOME_BINDING: &str = "data-embassy-operator-home";
+/// RoleBinding in a pair's namespace at the embassy: the operator's rights there.
+pub const OPERATOR_EMBASSY_BINDING: &str = "data-embassy-operator-embassy";
 /// Key of certificates in TLS Secrets.
 pub const TLS_CERT: &str = "tls.crt";
 /// Key of private keys in TLS Secrets.
