@@ -3,8 +3,8 @@
 
 use ::kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use ::kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use k8s_openapi::NamespaceResourceScope;
 use ::kube::{Api, Client, Config, Resource};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt::Debug, path::PathBuf, time::Duration};
@@ -144,7 +144,8 @@ impl Cluster {
     /// # Errors
     /// [`SiteError`]; nothing is asked of the cluster yet.
     pub async fn connect(target: &Target, role: &str) -> Result<Self, SiteError> {
-        let wanted = target.context.clone().or_else(|| Some(target.kubeconfig.as_ref()?.display().to_string()));
+        let wanted =
+            target.context.clone().or_else(|| Some(target.kubeconfig.as_ref()?.display().to_string()));
         let site = wanted.map_or_else(|| role.to_owned(), |wanted| format!("{role} ({wanted})"));
         let failed = |source| SiteError::Kubeconfig { site: site.clone(), source: Box::new(source) };
         let kubeconfig = match &target.kubeconfig {

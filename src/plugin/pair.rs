@@ -3,13 +3,13 @@
 //! key, the embassy's objects, the proof that home's identity works, the pair record, home's
 //! kubeconfig.
 
-pub use super::pair_args::PairArgs;
 use super::kube::{Cluster, Made, Object, SiteError};
 use super::kubeconfig::{self, KubeconfigError, Server};
+pub use super::pair_args::PairArgs;
 use super::pair_plan::{self, Plan, Refused, Wanted};
 use super::rbac::{self, EmbassyObjects, POD_SECURITY};
 use super::{pair_observe, say};
-use crate::api::names::{HOME_TOKEN_SECRET, ledger};
+use crate::api::names::{HOME_TOKEN_SECRET, PAIR_KEY, ledger};
 use crate::api::pair::PairRecord;
 use crate::api::policy::Fencing;
 use crate::domain::writ::{SettingsError, check_settings};
@@ -63,7 +63,9 @@ pub enum PairCommandError {
     )]
     Identity(#[source] Box<SiteError>),
     /// The record came into being meanwhile.
-    #[error("another `pair` wrote a record into namespace {0} meanwhile: look at it with kubectl embassy status")]
+    #[error(
+        "another `pair` wrote a record into namespace {0} meanwhile: look at it with kubectl embassy status"
+    )]
     Raced(String),
 }
 
@@ -111,17 +113,17 @@ fn fresh() -> (String, SigningKey) {
 fn server(args: &PairArgs, embassy: &Cluster) -> Result<Server, KubeconfigError> {
     let entry = kubeconfig::cluster(&embassy.kubeconfig, &embassy.context)?;
     let read = |path: &std::path::Path| {
-        std::fs::read(path).map(|pem| STANDARD.encode(pem)).map_err(|source| KubeconfigError::Ca {
-            path: path.display().to_string(),
-            source,
-        })
+        std::fs::read(path)
+            .map(|pem| STANDARD.encode(pem))
+            .map_err(|source| KubeconfigError::Ca { path: path.display().to_string(), source })
     };
-    let ca_data = match (&args.embassy_ca_file, &entry.certificate_authority_data, &entry.certificate_authority) {
-        (Some(file), _, _) => Some(read(file)?),
-        (None, Some(data), _) => Some(data.clone()),
-        (None, None, Some(file)) => Some(read(std::path::Path::new(file))?),
-        (None, None, None) => None,
-    };
+    let ca_data =
+        match (&args.embassy_ca_file, &entry.certificate_authority_data, &entry.certificate_authority) {
+            (Some(file), _, _) => Some(read(file)?),
+            (None, Some(data), _) => Some(data.clone()),
+            (None, None, Some(file)) => Some(read(std::path::Path::new(file))?),
+            (None, None, None) => None,
+        };
     kubeconfig::server(entry, args.embassy_server.as_deref(), ca_data)
 }
 
@@ -301,16 +303,16 @@ async fn verify(
 async fn commit(embassy: &Cluster, plan: &Plan, record: &ConfigMap) -> Result<(), PairCommandError> {
     let ns = plan.record.embassy_namespace.as_str();
     let api = embassy.namespaced::<ConfigMap>(ns);
-    if create(embassy, record).await? == Made::Existed {
-        let found = embassy.get(&api, &record.name_any()).await?;
-        if found.map(|map| map.data) != Some(record.data.clone()) {
-            let same_id = plan.resumed;
-            if !same_id {
-                return Err(PairCommandError::Raced(ns.to_owned()));
-            }
-        }
+    if create(embassy, record).await? == Made::New {
+        return Ok(());
     }
-    Ok(())
+    let found = embassy.get(&api, &record.name_any()).await?.and_then(|map| map.data?.remove(PAIR_KEY));
+    let id = found.and_then(|json| PairRecord::parse(json.as_bytes()).ok()).map(|found| found.id);
+    if id.as_deref() == Some(plan.record.id.as_str()) {
+        Ok(())
+    } else {
+        Err(PairCommandError::Raced(ns.to_owned()))
+    }
 }
 
 fn next_steps(plan: &Plan, wanted: &Wanted, server: &Server) -> String {

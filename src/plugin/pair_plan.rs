@@ -175,7 +175,9 @@ pub fn decide(
         notes.push("both sites are the same cluster: fine for a trial, but it is no embassy".to_owned());
     }
     let (record, key, resumed) = record(wanted, home, embassy, fresh)?;
-    if resumed && (record.lease, &record.vault, record.retention_floor) != (wanted.lease, &wanted.vault, wanted.retention_floor)
+    if resumed
+        && (record.lease, &record.vault, record.retention_floor)
+            != (wanted.lease, &wanted.vault, wanted.retention_floor)
     {
         notes.push(format!(
             "pair {} keeps the settings that it was made with; other settings take a new pair",
