@@ -36,6 +36,7 @@ impl Cli {
     /// # Errors
     /// The subcommand's own error, with its sources chained.
     pub fn run(self) -> CliResult {
+        crate::cli::install_crypto();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             match self.command {
