@@ -26,6 +26,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// The health checks' tasks.
     pub probes: ProbeHub,
+    /// The fences at home.
+    pub fences: home::fence::FenceHub,
     /// What the home part remembers between turns (never needed for safety).
     pub home: home::HomeMemory,
     /// What the embassy part remembers between turns (never needed for safety).

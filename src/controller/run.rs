@@ -68,6 +68,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         recorder: Recorder::new(client.clone(), reporter),
         ledgers: LedgerHub::default(),
         probes: crate::probe::ProbeHub::default(),
+        fences: home::fence::FenceHub::default(),
         home: home::HomeMemory::default(),
         standby: standby::StandbyMemory::default(),
         metrics,

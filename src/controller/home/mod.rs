@@ -1,5 +1,7 @@
 //! The home part: mirror, dispatches, fence.
 
+pub mod fence;
+
 use super::Context;
 use crate::api::DataEmbassy;
 use kube::runtime::controller::Action;
