@@ -32,6 +32,8 @@ pub const ANNOTATION_FENCED_REPLICAS: &str = "dataembassy.io/fenced-replicas";
 pub const ANNOTATION_HOME_REPLICAS: &str = "dataembassy.io/home-replicas";
 /// Annotation on Jobs, Secrets and volumes: the dispatch they belong to.
 pub const ANNOTATION_SEQUENCE: &str = "dataembassy.io/sequence";
+/// Annotation on a standby object: hash of what it was made from; it is applied again when that differs.
+pub const ANNOTATION_HASH: &str = "dataembassy.io/manifest-hash";
 /// Annotation on a backup Job: the cut time (RFC 3339).
 pub const ANNOTATION_CUT_TIME: &str = "dataembassy.io/cut-time";
 /// Annotation on a backup Job: what asked for it (`schedule/<time>` or `request/<name>`).

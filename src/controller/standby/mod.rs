@@ -16,6 +16,8 @@ pub mod runs;
 pub mod status;
 pub mod validate;
 
+pub mod objects;
+
 use super::Context;
 use super::apply::ApplyError;
 use crate::api::conditions::{self, Wanted, types};
