@@ -78,6 +78,20 @@ fn wait_containerd(cluster: &Cluster) -> Result<()> {
     })
 }
 
+/// Starts the kubelet, again and again as an init system would: it ends when containerd does not
+/// serve it yet. Returns once it listens.
+pub(crate) fn start_kubelet(cluster: &Cluster, argv: &[String]) -> Result<()> {
+    let name = Component::Kubelet.name();
+    cluster.spawn(name, argv, true)?;
+    sys::wait_for("the kubelet", LIMIT, || {
+        let process = process::recorded(cluster.dir(), name).context("the kubelet has no record")?;
+        if !process.alive() {
+            cluster.spawn(name, argv, true)?;
+        }
+        Ok(process.listens(10250).then_some(()))
+    })
+}
+
 /// Waits, and gives up at once when a component has died.
 fn wait_alive(cluster: &Cluster, what: &str, mut probe: impl FnMut() -> Result<bool>) -> Result<()> {
     sys::wait_for(what, LIMIT, || {
@@ -131,14 +145,18 @@ async fn apply_crds(client: &kube::Client) -> Result<()> {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     let dir = cache::snapshot_crds()?;
-    for file in sys::names_in(&dir) {
-        let text = std::fs::read_to_string(dir.join(&file))?;
-        let value: Value = serde_yaml::from_str(&text).with_context(|| format!("bad YAML in {file}"))?;
-        let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let params = PatchParams::apply("testbed").force();
-        definitions.patch(name, &params, &Patch::Apply(&value)).await?;
-    }
-    Ok(())
+    let params = PatchParams::apply("testbed").force();
+    let applied = sys::names_in(&dir).into_iter().map(|file| {
+        let (definitions, params, path) = (&definitions, &params, dir.join(&file));
+        async move {
+            let text = std::fs::read_to_string(&path)?;
+            let value: Value = serde_yaml::from_str(&text).with_context(|| format!("bad YAML in {file}"))?;
+            let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+            definitions.patch(name, params, &Patch::Apply(&value)).await?;
+            anyhow::Ok(())
+        }
+    });
+    futures::future::try_join_all(applied).await.map(|_| ())
 }
 
 /// Starts the storage provisioner of a full cluster and waits until all volumes are mounted: a

@@ -163,3 +163,20 @@ fn go_build(source: &Path, to: &Path, what: &str, flags: Option<&str>) -> Result
     }
     sys::output(command.arg("-o").arg(to).arg(what)).map(|_| ())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_one_that_is_built() {
+        let wanted = format!("k8s.io/kubernetes {KUBERNETES}\n");
+        assert!(KUBE_MOD.contains(&wanted), "go.mod holds another version");
+    }
+
+    #[test]
+    fn a_key_tells_parts_apart() {
+        assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
+        assert_eq!(key(&["a"]).len(), 16);
+    }
+}

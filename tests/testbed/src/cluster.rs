@@ -39,10 +39,10 @@ impl Kind {
                 C::KubeApiserver,
                 C::KubeControllerManager,
                 C::KubeScheduler,
-                C::Provisioner,
-                C::Kubelet,
                 C::KubeProxy,
                 C::Coredns,
+                C::Provisioner,
+                C::Kubelet,
             ],
             Self::ControlPlane => &[C::Etcd, C::KubeApiserver, C::KubeControllerManager],
         }
@@ -229,7 +229,10 @@ impl Cluster {
         let network = self.network().namespace(&self.name);
         let (kube, cni) = (cache::kube()?, host::cni_plugins()?);
         let argv = self.config(&network, &kube.kube, &cni).argv(component)?;
-        self.spawn(component.name(), &argv, true)
+        match component {
+            Component::Kubelet => boot::start_kubelet(self, &argv),
+            _ => self.spawn(component.name(), &argv, true),
+        }
     }
 
     /// Kills a component if it runs, and starts it.

@@ -128,8 +128,9 @@ impl Network {
         let near = format!("{}/24", self.host_address());
         let far_ip = slice(self.instance, 63, 2).to_string();
         let far = format!("{far_ip}/24");
-        ip(&["route", "replace", "blackhole", RANGE, "metric", LAST_METRIC])?;
         ip(&["netns", "add", &router])?;
+        // After the router is there: the end of another instance leaves the route alone then.
+        ip(&["route", "replace", "blackhole", RANGE, "metric", LAST_METRIC])?;
         inside(&router, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
         ip(&["-n", &router, "link", "set", "lo", "up"])?;
         ip(&["link", "add", &link, "type", "veth", "peer", "name", "host", "netns", &router])?;
@@ -302,4 +303,45 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
         bail!("`{name}` cannot name a cluster: at most 10 of a-z, 0-9 and `-`, not `router` or `host`");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_networks_share_an_address() {
+        let mut seen = BTreeSet::new();
+        for instance in 0..MAX_INSTANCES {
+            assert!(seen.insert(format!("{}/24", slice(instance, 63, 0))));
+            for index in 0..MAX_CLUSTERS {
+                let at = Addresses::new(instance, index);
+                for net in [at.node_network(), at.pod_network(), at.service_network()] {
+                    assert!(net.starts_with("198.18.") || net.starts_with("198.19."), "{net}");
+                    assert!(seen.insert(net.clone()), "{net} twice");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn faults_become_rules() {
+        let all = fault_rule(Some("198.18.0.0/24"), None, &Action::Drop).join(" ");
+        assert_eq!(all, "-s 198.18.0.0/24 -j DROP");
+        let some = fault_rule(None, Some("198.18.0.0/24"), &Action::Lose(7)).join(" ");
+        let random = "-m statistic --mode random --probability 0.07";
+        assert_eq!(some, format!("-d 198.18.0.0/24 {random} -j DROP"));
+    }
+
+    #[test]
+    fn names_fit_into_links() {
+        for good in ["home", "embassy", "a-2"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "Home", "2a", "router", "host", "abcdefghijk", "a/b", "a b"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
 }

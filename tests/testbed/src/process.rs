@@ -64,6 +64,18 @@ impl Process {
         })
     }
 
+    /// Whether some process listens on this TCP port in the network namespace of this one.
+    pub(crate) fn listens(&self, port: u16) -> bool {
+        let wanted = format!(":{port:04X}");
+        ["tcp", "tcp6"].iter().any(|table| {
+            let text = fs::read_to_string(format!("/proc/{}/net/{table}", self.pid));
+            text.unwrap_or_default().lines().any(|line| {
+                let mut fields = line.split_whitespace();
+                fields.nth(1).is_some_and(|at| at.ends_with(&wanted)) && fields.nth(1) == Some("0A")
+            })
+        })
+    }
+
     /// The memory that it occupies, in bytes.
     #[must_use]
     pub fn resident(&self) -> u64 {

@@ -95,9 +95,8 @@ fn live(number: u8) -> bool {
     }
     match state.owner {
         Some(owner) => owner.alive(),
-        None => {
-            state.clusters.iter().any(|(name, _)| !process::running(&dir_of(number).join(name)).is_empty())
-        }
+        // All its sites may have lost their power: it is there until somebody takes it down.
+        None => Network::new(number).exists(),
     }
 }
 
