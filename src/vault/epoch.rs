@@ -141,3 +141,65 @@ impl EpochSource for LeaseSource {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use std::convert::Infallible;
+
+    fn source(answer: Option<(u16, serde_json::Value)>) -> LeaseSource {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let answer = answer.clone();
+            async move {
+                let path = "/apis/coordination.k8s.io/v1/namespaces/registers/leases/ledger-p";
+                assert_eq!(request.uri().path(), path);
+                assert_eq!(request.uri().query().unwrap_or_default(), "", "a quorum read");
+                let Some((status, json)) = answer else { return std::future::pending().await };
+                let body = Body::from(json.to_string().into_bytes());
+                Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+            }
+        });
+        let client = kube::Client::new(service, "registers");
+        let api = kube::Api::namespaced(client, "registers");
+        LeaseSource { api, name: "ledger-p".to_owned() }
+    }
+
+    fn lease(writs: &str) -> Option<(u16, serde_json::Value)> {
+        let metadata = serde_json::json!({
+            "name": "ledger-p",
+            "resourceVersion": "7",
+            "uid": "u",
+            "annotations": {crate::api::ledger::WRITS: writs},
+        });
+        let spec = serde_json::json!({"leaseDurationSeconds": 30});
+        Some((200, serde_json::json!({"metadata": metadata, "spec": spec})))
+    }
+
+    #[tokio::test]
+    async fn the_lease_says_the_epoch_of_each_writ() {
+        let ledger = source(lease(r#"{"register":{"epoch":4,"yielding":true}}"#));
+        assert_eq!(ledger.epoch("register").await.unwrap(), Some(4), "yielding home may still commit");
+        assert!(matches!(ledger.epoch("other").await, Err(EpochError::NoWrit(_))));
+    }
+
+    #[tokio::test]
+    async fn whatever_is_not_a_ledger_is_unknown() {
+        let broken = source(lease("not json")).epoch("register").await;
+        assert!(matches!(broken, Err(EpochError::Ledger(_))), "{broken:?}");
+        let status = serde_json::json!({"kind": "Status", "code": 404, "message": "", "reason": "NotFound"});
+        let missing = source(Some((404, status))).epoch("register").await;
+        assert!(matches!(missing, Err(EpochError::Kube(_))), "{missing:?}");
+        let silent = source(None).epoch("register").await;
+        assert!(matches!(silent, Err(EpochError::Timeout)), "{silent:?}");
+    }
+
+    #[tokio::test]
+    async fn a_client_with_tls_can_be_made_in_this_process() {
+        // kube panics or fails here when no TLS provider is chosen for the process.
+        let config = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
+        assert!(kube::Client::try_from(config).is_ok());
+    }
+}
