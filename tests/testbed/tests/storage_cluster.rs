@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use testbed::{Cluster, Spec, Testbed, storage, wait_for};
+use testbed::{Cluster, Component, Spec, Testbed, storage, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(90);
 const MARKER: &str = "MARKER-written-at-home-0815";
@@ -153,6 +153,21 @@ fn refusals(home: &Cluster) {
     home.kubectl(&["delete", "volumesnapshot", "lost"]).unwrap();
 }
 
+/// Work that comes while the provisioner is dead is done when it is back; pods notice nothing.
+fn provisioner_killed(home: &Cluster) -> Result<()> {
+    home.kill(Component::Provisioner)?;
+    let snapshot = json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": "while-dead"},
+        "spec": {"source": {"persistentVolumeClaimName": "data"}},
+    });
+    home.apply(&snapshot.to_string())?;
+    assert_eq!(read(home, "data", "cat /data/citizens"), "later");
+    home.start(Component::Provisioner)?;
+    wait_value(home, &["volumesnapshot", "while-dead"], "/status/readyToUse", json!(true));
+    home.kubectl(&["delete", "volumesnapshot", "while-dead"])?;
+    Ok(())
+}
+
 fn full_volume(home: &Cluster) {
     let said = read(home, "cloned", "dd if=/dev/zero of=/data/big bs=1M 2>&1; rm /data/big");
     assert!(said.contains("No space left"), "{said}");
@@ -203,6 +218,7 @@ fn volumes_live_are_copied_survive_a_power_cut_and_go() -> Result<()> {
     provision_and_copy(home);
     refusals(home);
     full_volume(home);
+    provisioner_killed(home)?;
     power_cut(home)?;
     plain_shows(home);
     delete_all(home);

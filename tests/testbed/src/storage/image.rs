@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 
-use super::layout::files;
+use super::layout::{files, remove_file};
 
 const MIB: u64 = 1 << 20;
 /// Below this ext4 has no room for a journal.
@@ -48,10 +48,12 @@ pub fn make(path: &Path, size: u64, encrypted: bool, label: &str) -> Result<()> 
     tool("mkfs.ext4", arguments, 0)
 }
 
-/// An empty file of mode 0600 in place of whatever lay there.
+/// An empty file of mode 0600 in place of whatever lay there. Always another inode: a tool that
+/// outlived its killed caller may still write to the old one.
 fn new_file(path: &Path) -> Result<File> {
+    remove_file(path)?;
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    options.read(true).write(true).create_new(true).mode(0o600);
     options.open(path).with_context(|| format!("making {}", path.display()))
 }
 

@@ -20,6 +20,8 @@ mod snapshotter;
 pub mod volume;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod disk_tests;
 #[cfg(test)]
 mod object_tests;
