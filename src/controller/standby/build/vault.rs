@@ -1,9 +1,7 @@
 //! The pair's vault: ConfigMap, volume, Service, Deployment, and the address to publish.
 
 use super::{claim_volume, config_volume, meta, mount, restricted, scratch_volume, seccomp, secret_volume};
-use crate::api::names::{
-    self, LABEL_COMPONENT, QUOTA_KEY, SERVER_SECRET, VAULT, VAULT_HEALTH_PORT, VAULT_PORT,
-};
+use crate::api::names::{self, QUOTA_KEY, SERVER_SECRET, VAULT, VAULT_HEALTH_PORT, VAULT_PORT};
 use crate::api::pair::{PairRecord, ServiceType};
 use crate::controller::standby::observe::Sibling;
 use crate::domain::storage::bytes;
@@ -73,7 +71,9 @@ pub fn service(pair: &PairRecord) -> Service {
         metadata: meta(&pair.embassy_namespace, VAULT, COMPONENT, None),
         spec: Some(ServiceSpec {
             type_: Some(kind.to_owned()),
-            selector: Some(BTreeMap::from([(LABEL_COMPONENT.to_owned(), COMPONENT.to_owned())])),
+            // With managed-by: a restored pod of home's may well be labelled `component: vault` (and then
+            // would be sent home's backups); one with both labels is refused by `objects`.
+            selector: Some(super::labels(COMPONENT, None)),
             ports: Some(vec![ServicePort {
                 name: Some("vault".to_owned()),
                 port: i32::from(VAULT_PORT),
@@ -196,7 +196,7 @@ pub fn deployment(pair: &PairRecord, image: &str) -> Deployment {
             replicas: Some(1),
             revision_history_limit: Some(2),
             selector: LabelSelector {
-                match_labels: Some(BTreeMap::from([(LABEL_COMPONENT.to_owned(), COMPONENT.to_owned())])),
+                match_labels: Some(super::labels(COMPONENT, None)),
                 match_expressions: None,
             },
             strategy: Some(DeploymentStrategy { type_: Some("Recreate".to_owned()), rolling_update: None }),

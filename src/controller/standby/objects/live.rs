@@ -9,6 +9,7 @@ use crate::api::names::{
     RESTORER,
 };
 use crate::controller::apply::{Applier, ApplyError};
+use crate::controller::standby::build::label_value;
 use http::header::{HeaderName, HeaderValue};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
@@ -46,17 +47,14 @@ pub fn restorer_client(client: &Client, namespace: &str) -> Result<Client, Objec
 pub(super) struct Standby<'a> {
     pub(super) restorer: Applier,
     pub(super) namespace: &'a str,
-    pub(super) data_embassy: &'a str,
+    /// Value of [`LABEL_EMBASSY`].
+    label: String,
 }
 
 impl<'a> Standby<'a> {
-    pub(super) fn new(
-        client: &Client,
-        namespace: &'a str,
-        data_embassy: &'a str,
-    ) -> Result<Self, ObjectsError> {
+    pub(super) fn new(client: &Client, namespace: &'a str, data_embassy: &str) -> Result<Self, ObjectsError> {
         let restorer = Applier::new(restorer_client(client, namespace)?, CALL);
-        Ok(Self { restorer, namespace, data_embassy })
+        Ok(Self { restorer, namespace, label: label_value(data_embassy) })
     }
 
     /// Reads all of this standby's objects of `kinds`, and whatever else has a wanted name.
@@ -101,7 +99,7 @@ impl<'a> Standby<'a> {
     async fn list(&self, kind: Kind) -> Result<Vec<((Kind, String), Live)>, ReadError> {
         let selector = format!(
             "{LABEL_MANAGED_BY}={MANAGER},{LABEL_COMPONENT}={COMPONENT},{LABEL_EMBASSY}={}",
-            self.data_embassy
+            self.label
         );
         let params = ListParams::default().labels(&selector).limit(MAX_LIST);
         let list = read(kind, self.api(kind).list(&params)).await?;
@@ -130,7 +128,7 @@ impl<'a> Standby<'a> {
             hash: note(ANNOTATION_HASH),
             ours: label(LABEL_MANAGED_BY) == Some(MANAGER)
                 && label(LABEL_COMPONENT) == Some(COMPONENT)
-                && label(LABEL_EMBASSY) == Some(self.data_embassy),
+                && label(LABEL_EMBASSY) == Some(self.label.as_str()),
             deleting: meta.deletion_timestamp.is_some(),
             // The API server's default for a workload that does not say.
             replicas: if workload { small(number("/spec/replicas")).unwrap_or(1) } else { 0 },

@@ -23,6 +23,7 @@ pub use unpack::{UnpackError, unpack};
 
 use super::super::Context;
 use super::super::apply::ApplyError;
+use super::build::label_value;
 use crate::api::DataEmbassy;
 use crate::api::embassy::ServiceStatus;
 use crate::api::names::{self, ANNOTATION_SEQUENCE, MANIFESTS_KEY, RESTORER};
@@ -175,7 +176,7 @@ pub async fn sync(
         namespace: namespace.to_owned(),
         images: embassy.spec.services.as_ref().map(|s| s.images.clone()).unwrap_or_default(),
         storage_class_name: embassy.spec.embassy.storage_class_name.clone(),
-        data_embassy: name.clone(),
+        data_embassy: label_value(&name),
         sequence,
     };
     let (desired, findings) = transform(&manifests, &how);

@@ -8,7 +8,7 @@ use crate::api::names;
 use serde_json::Value;
 
 /// Names of the operator's own objects in an embassy namespace, whatever their kind.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 14] = [
     names::PAIR_CONFIG_MAP,
     names::KEYS_SECRET,
     names::HOME_CLIENT_SECRET,
@@ -20,6 +20,9 @@ const NAMES: [&str; 11] = [
     names::HOME_IDENTITY,
     names::HOME_ROLE,
     names::HOME_LEDGER_ROLE,
+    names::HOME_TOKEN_SECRET,
+    names::OPERATOR_HOME_BINDING,
+    names::OPERATOR_EMBASSY_BINDING,
 ];
 
 /// What a name names.
@@ -100,6 +103,21 @@ mod tests {
             json!({"serviceAccount": "register-manifests"}),
         ] {
             assert!(reserved_reference(&spec).is_some(), "{spec}");
+        }
+    }
+
+    /// A name that is added to names.rs and forgotten here would be a hole that nobody sees.
+    #[test]
+    fn every_name_of_the_operators_is_reserved() {
+        let source = include_str!("../../../api/names.rs");
+        let values = source.lines().filter_map(|line| line.split_once(": &str = \"")?.1.split('"').next());
+        let own: Vec<_> = values
+            .filter(|v| !v.contains('/') && !v.contains('.'))
+            .filter(|v| ["embassy-", "vault-", "data-embassy-"].iter().any(|p| v.starts_with(p)))
+            .collect();
+        assert!(own.len() >= 10, "{own:?}");
+        for name in own {
+            assert!(is_reserved(Named::Other, name), "{name}");
         }
     }
 

@@ -38,7 +38,7 @@ pub struct Transform {
     pub images: Vec<ImageMapping>,
     /// StorageClass of the claims that a StatefulSet would make.
     pub storage_class_name: String,
-    /// Name of the DataEmbassy.
+    /// The DataEmbassy, as a label's value.
     pub data_embassy: String,
     /// The dispatch that the manifests came with.
     pub sequence: i64,
