@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"sigs.k8s.io/kind/pkg/internal/apis/config"
 	"sigs.k8s.io/kind/pkg/internal/apis/config/encoding"
 )
 
@@ -15,6 +16,7 @@ func main() {
 	}
 	cluster, err := encoding.Load(os.Args[1])
 	if err == nil {
+		config.SetDefaultsCluster(cluster)
 		err = cluster.Validate()
 	}
 	if err != nil {
