@@ -59,7 +59,8 @@ impl Wanted {
         });
         Self {
             kind,
-            mode: gomode::from_go(node.meta.mode.unwrap_or(0o700)),
+            // restic leaves a mode of 0 out.
+            mode: gomode::from_go(node.meta.mode.unwrap_or(0)),
             uid: node.meta.uid,
             gid: node.meta.gid,
             mtime: node.meta.mtime.map(time),

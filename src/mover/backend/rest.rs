@@ -225,9 +225,12 @@ fn check_range(
     Ok(bytes.slice(start..end))
 }
 
-/// 4xx never: asking again changes nothing. 507 neither: it is an answer.
+/// 4xx never: asking again changes nothing, but for "too slow" and "too many". 507 neither: it is an
+/// answer.
 fn retryable(status: StatusCode) -> bool {
-    status.is_server_error() && status != StatusCode::INSUFFICIENT_STORAGE
+    status == StatusCode::REQUEST_TIMEOUT
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || (status.is_server_error() && status != StatusCode::INSUFFICIENT_STORAGE)
 }
 
 /// Reason and message of a refusal, whether or not it is the vault's JSON.
