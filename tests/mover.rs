@@ -3,6 +3,13 @@
 //! What came out is judged by `judge`, which shares no code with the mover.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+#[allow(dead_code)]
+#[path = "vault/harness.rs"]
+mod harness;
+#[allow(dead_code)]
+#[path = "vault/pki.rs"]
+mod pki;
+
 #[path = "mover/bench.rs"]
 mod bench;
 #[path = "mover/corpus.rs"]
@@ -20,3 +27,7 @@ mod dispatch;
 mod fidelity;
 #[path = "mover/hostile.rs"]
 mod hostile;
+#[path = "mover/proxy.rs"]
+mod proxy;
+#[path = "mover/vault.rs"]
+mod vault;

@@ -9,6 +9,10 @@ use std::process::{Command, Output};
 /// A temporary directory with a password, a repository path, and both programs.
 pub struct Bench {
     pub dir: tempfile::TempDir,
+    /// Where the repository is; `repo` in the directory unless a test sets another.
+    pub repository: String,
+    /// Options that go with it.
+    pub options: Vec<String>,
 }
 
 /// How a run ended.
@@ -41,7 +45,8 @@ impl Bench {
         let dir = tempfile::Builder::new().prefix("mover-test-").tempdir().unwrap();
         // 43 characters: a password that counts as random and opens fast.
         fs::write(dir.path().join("password"), "0123456789abcdef0123456789abcdef0123456789a\n").unwrap();
-        Self { dir }
+        let repository = dir.path().join("repo").to_str().unwrap().to_owned();
+        Self { dir, repository, options: Vec::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -56,7 +61,7 @@ impl Bench {
 
     pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_embassy"));
-        command.args(["mover", verb, "--repository"]).arg(self.path("repo"));
+        command.args(["mover", verb, "--repository"]).arg(&self.repository).args(&self.options);
         command.arg("--password-file").arg(self.path("password"));
         command.env_remove("RESTIC_REPOSITORY").env_remove("RESTIC_PASSWORD_FILE");
         command

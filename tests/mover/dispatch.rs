@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-pub const SEED: [u8; 32] = [9; 32];
+pub const SEED: [u8; 32] = [7; 32];
 
 /// A bench with home's keys and two volumes.
 pub struct Home {
@@ -32,8 +32,8 @@ impl Home {
         let volume = |name: &str, path: &Path| format!("--volume={name}={}", path.display());
         [
             "--dispatch".to_owned(),
-            "--pair=p1".to_owned(),
-            "--data-embassy=population".to_owned(),
+            "--pair=pair-1".to_owned(),
+            "--data-embassy=register".to_owned(),
             volume("register", &self.register),
             volume("ledger", &self.ledger),
             "--epoch=2".to_owned(),
@@ -52,8 +52,8 @@ impl Home {
             |name: &str| format!("--volume={name}={}", self.bench.make(&format!("embassy/{name}")).display());
         [
             format!("--dispatch={dispatch}"),
-            "--pair=p1".to_owned(),
-            "--data-embassy=population".to_owned(),
+            "--pair=pair-1".to_owned(),
+            "--data-embassy=register".to_owned(),
             volume("register"),
             volume("ledger"),
             format!("--verify-key-file={}", self.bench.path("public").display()),
