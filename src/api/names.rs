@@ -39,6 +39,19 @@ pub const ANNOTATION_CUT_TIME: &str = "dataembassy.io/cut-time";
 /// Annotation on a backup Job: what asked for it (`schedule/<time>` or `request/<name>`).
 pub const ANNOTATION_TRIGGER: &str = "dataembassy.io/trigger";
 
+/// Label: the run that a temporary object belongs to.
+pub const LABEL_RUN: &str = "dataembassy.io/run";
+/// Annotation on home's repository Secret: id of the pair that its password was made for.
+pub const ANNOTATION_PAIR: &str = "dataembassy.io/pair";
+/// Value of [`LABEL_COMPONENT`]: backup Jobs at home.
+pub const COMPONENT_BACKUP: &str = "backup";
+/// Value of [`LABEL_COMPONENT`]: snapshots, claims and Secrets of one run at home.
+pub const COMPONENT_CUT: &str = "cut";
+/// Value of [`LABEL_COMPONENT`]: home's Secret with a repository password.
+pub const COMPONENT_REPOSITORY: &str = "repository";
+/// Value of [`LABEL_COMPONENT`]: home's copy of its vault certificate.
+pub const COMPONENT_VAULT_CLIENT: &str = "vault-client";
+
 /// ConfigMap in the embassy namespace that makes it one: key [`PAIR_KEY`].
 pub const PAIR_CONFIG_MAP: &str = "embassy-pair";
 /// Key of the pair record (JSON) in [`PAIR_CONFIG_MAP`] and in home's kubeconfig Secret.
@@ -102,6 +115,12 @@ pub fn ledger(pair: &str) -> String {
 #[must_use]
 pub fn repository_secret(embassy: &str) -> String {
     child(embassy, "repository")
+}
+
+/// Home's copy of its client certificate for the vault, with the vault's CA.
+#[must_use]
+pub fn vault_client_secret(embassy: &str) -> String {
+    child(embassy, "vault-client")
 }
 
 /// The embassy's Secret that the restoring mover puts the manifests into; also the name of the

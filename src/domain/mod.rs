@@ -5,4 +5,5 @@ pub mod health;
 pub mod promotion;
 pub mod schedule;
 pub mod storage;
+pub mod storage_size;
 pub mod writ;

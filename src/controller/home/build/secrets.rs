@@ -1,0 +1,76 @@
+//! Home's Secrets: the repository's password and the copy of the vault certificate.
+
+use super::{labels, meta};
+use crate::api::names::{
+    ANNOTATION_PAIR, CA_CERT, COMPONENT_REPOSITORY, COMPONENT_VAULT_CLIENT, KEYS_SECRET, PASSWORD_KEY,
+    TLS_CERT, TLS_KEY, repository_secret, vault_client_secret,
+};
+use crate::controller::home::observation::Observation;
+use base64::Engine as _;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::ObjectMeta;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+
+/// The repository's password: 256 random bits. It belongs to nobody: it outlives the DataEmbassy,
+/// because the copy abroad does too and is worth nothing without it.
+#[must_use]
+pub fn repository(seen: &Observation, pair: &str, random: [u8; 32]) -> Secret {
+    let password = base64::engine::general_purpose::STANDARD.encode(random);
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(repository_secret(seen.name())),
+            namespace: Some(seen.namespace().to_owned()),
+            labels: Some(labels(seen, COMPONENT_REPOSITORY)),
+            annotations: Some([(ANNOTATION_PAIR.to_owned(), pair.to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        data: Some([(PASSWORD_KEY.to_owned(), ByteString(password.into_bytes()))].into()),
+        ..Secret::default()
+    }
+}
+
+/// The embassy's Secret with every password of a pair, to be updated as a whole.
+#[must_use]
+pub fn keys(namespace: &str, passwords: &BTreeMap<String, Vec<u8>>) -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(KEYS_SECRET.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        data: Some(passwords.iter().map(|(k, v)| (k.clone(), ByteString(v.clone()))).collect()),
+        ..Secret::default()
+    }
+}
+
+/// Home's copy of its client certificate, with the CA that the mirror's status names.
+/// `None` while the embassy's Secret is incomplete.
+#[must_use]
+pub fn vault_client(
+    seen: &Observation,
+    theirs: &BTreeMap<String, Vec<u8>>,
+    ca_bundle: &str,
+) -> Option<Secret> {
+    let part = |key: &str| theirs.get(key).filter(|v| !v.is_empty()).map(|v| (key.to_owned(), ByteString(v.clone())));
+    let ca = (CA_CERT.to_owned(), ByteString(ca_bundle.as_bytes().to_vec()));
+    Some(Secret {
+        metadata: meta(seen, &vault_client_secret(seen.name()), COMPONENT_VAULT_CLIENT, None),
+        data: Some([part(TLS_CERT)?, part(TLS_KEY)?, ca].into()),
+        ..Secret::default()
+    })
+}
+
+/// Digest of a Secret's content, to tell a change without keeping the content.
+#[must_use]
+pub fn digest<'a>(data: impl Iterator<Item = (&'a String, &'a [u8])>) -> String {
+    let mut hash = Sha256::new();
+    for (key, value) in data {
+        hash.update((key.len() as u64).to_be_bytes());
+        hash.update(key.as_bytes());
+        hash.update((value.len() as u64).to_be_bytes());
+        hash.update(value);
+    }
+    hex::encode(hash.finalize())
+}

@@ -1,0 +1,236 @@
+//! What is wrong with a DataEmbassy and how to mend it. Pure.
+
+use super::observation::{Claim, Observation, Pairing};
+use super::select;
+use crate::api::policy::{CopyMethod, ReplicaPolicySpec};
+use crate::cli::chain;
+use crate::domain::schedule::Clockwork;
+use crate::domain::writ::check_settings;
+use kube::core::Selector;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const LEAST_INTERVAL: Duration = Duration::from_secs(5);
+/// A name becomes a label value and a name in the vault.
+const MAX_NAME: usize = 63;
+
+/// How much a problem stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Scope {
+    /// Nothing new is mirrored or dispatched.
+    All,
+    /// No dispatch is made; the mirror is kept up to date.
+    Dispatch,
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What it stops.
+    pub scope: Scope,
+    /// CamelCase.
+    pub reason: &'static str,
+    /// What it is and how to mend it.
+    pub message: String,
+}
+
+fn all(reason: &'static str, message: impl Into<String>) -> Problem {
+    Problem { scope: Scope::All, reason, message: message.into() }
+}
+
+fn dispatch(reason: &'static str, message: impl Into<String>) -> Problem {
+    Problem { scope: Scope::Dispatch, reason, message: message.into() }
+}
+
+/// Every problem, the most important first.
+#[must_use]
+pub fn validate(seen: &Observation) -> Vec<Problem> {
+    let mut problems = vec![];
+    if seen.name().len() > MAX_NAME {
+        let message = format!("the name is longer than {MAX_NAME} characters; make it anew with a shorter one");
+        problems.push(all("NameTooLong", message));
+    }
+    let policy = seen.policy();
+    if policy.is_none() {
+        let name = &seen.object.spec.policy_ref.name;
+        let message = format!("there is no ReplicaPolicy {name} in this namespace; create it or correct policyRef");
+        problems.push(all("PolicyNotFound", message));
+    }
+    problems.extend(pairing(seen));
+    problems.extend(selectors(seen));
+    if let Some((what, other)) = select::overlap(seen) {
+        let message = format!(
+            "{what} also belongs to DataEmbassy {other}, which is older and may promote; take it out of \
+             one of the two, or set promotion.mode: None in one's policy"
+        );
+        problems.push(all("Overlap", message));
+    }
+    if let Some(policy) = policy {
+        problems.extend(timing(seen, policy));
+        problems.extend(volumes(seen, policy));
+    }
+    problems.sort_by_key(|p| p.scope == Scope::Dispatch);
+    problems
+}
+
+fn pairing(seen: &Observation) -> Option<Problem> {
+    let spec = &seen.object.spec.embassy;
+    let secret = &spec.kubeconfig_secret_ref.name;
+    let again = "run `kubectl embassy pair` again";
+    match &seen.pairing {
+        Pairing::SecretMissing => Some(all(
+            "KubeconfigMissing",
+            format!("there is no Secret {secret} in this namespace; run `kubectl embassy pair` or correct \
+                     embassy.kubeconfigSecretRef"),
+        )),
+        Pairing::KeyMissing(key) => {
+            Some(all("KubeconfigMissing", format!("Secret {secret} has no key {key}; {again}")))
+        }
+        Pairing::RecordInvalid(why) => Some(all("PairRecordInvalid", format!("Secret {secret}: {why}"))),
+        Pairing::KubeconfigInvalid(why) => Some(all("KubeconfigInvalid", format!("Secret {secret}: {why}"))),
+        Pairing::Ready(pair) if pair.home_namespace != seen.namespace() => Some(all(
+            "WrongNamespace",
+            format!("Secret {secret} pairs namespace {} and not this one; {again} for this namespace",
+                    pair.home_namespace),
+        )),
+        Pairing::Ready(pair) if pair.embassy_namespace != spec.namespace => Some(all(
+            "WrongNamespace",
+            format!("embassy.namespace is {} but the pair's is {}; set it to the pair's",
+                    spec.namespace, pair.embassy_namespace),
+        )),
+        Pairing::Ready(_) => None,
+    }
+}
+
+fn selectors(seen: &Observation) -> Option<Problem> {
+    let spec = &seen.object.spec;
+    let both = [
+        ("volumes.selector", spec.volumes.selector.as_ref()),
+        ("services.selector", spec.services.as_ref().map(|s| &s.selector)),
+    ];
+    both.into_iter().find_map(|(field, selector)| {
+        let error = Selector::try_from(selector?.clone()).err()?;
+        Some(all("BadSelector", format!("{field} is not a valid label selector: {}", chain(&error))))
+    })
+}
+
+fn timing(seen: &Observation, policy: &ReplicaPolicySpec) -> Vec<Problem> {
+    let mut problems = vec![];
+    if let Some(pair) = seen.pairing.record()
+        && let Err(error) = check_settings(&pair.lease, &policy.promotion.fencing)
+    {
+        problems.push(all("UnsafeTiming", chain(&error)));
+    }
+    if let Some(schedule) = &policy.sync.schedule
+        && let Err(error) = Clockwork::parse(schedule)
+    {
+        problems.push(dispatch("BadSchedule", chain(&error)));
+    }
+    if policy.sync.interval.is_some_and(|i| i.get() < LEAST_INTERVAL) {
+        problems.push(dispatch("BadSchedule", "sync.interval must be at least 5s"));
+    }
+    problems
+}
+
+fn volumes(seen: &Observation, policy: &ReplicaPolicySpec) -> Vec<Problem> {
+    let wanted = &seen.object.spec.volumes;
+    let claims = select::claims(wanted, &seen.claims);
+    let mut problems = vec![];
+    let missing = select::missing(wanted, &seen.claims);
+    if !missing.is_empty() {
+        let message = format!(
+            "PersistentVolumeClaim {} does not exist; create it or take it out of volumes.names",
+            missing.join(", ")
+        );
+        problems.push(dispatch("VolumeNotFound", message));
+    } else if claims.is_empty() {
+        let message = "volumes.selector matches no PersistentVolumeClaim; label the claims or correct it";
+        problems.push(dispatch("NoVolumes", message));
+    }
+    problems.extend(vanished(seen, &claims));
+    problems.extend(claims.iter().filter_map(|claim| unusable(claim)));
+    problems.extend(copy_method(seen, policy, &claims));
+    problems
+}
+
+/// A claim that was copied before and is gone: a dispatch without it would bury the good copy.
+fn vanished(seen: &Observation, claims: &[&Claim]) -> Option<Problem> {
+    let status = seen.status();
+    status.last_dispatch.as_ref()?;
+    // A changed spec is the user's word that this is meant.
+    if status.observed_generation != seen.object.metadata.generation {
+        return None;
+    }
+    let gone = status.volumes.iter().find(|v| {
+        v.claim.is_some() && !claims.iter().any(|c| c.name == v.name) && !seen.claims.iter().any(|c| c.name == v.name)
+    })?;
+    (seen.object.spec.volumes.selector.is_some()).then(|| {
+        dispatch(
+            "VolumeNotFound",
+            format!(
+                "PersistentVolumeClaim {} was copied before and is gone; restore it, or say that it is gone for \
+                 good by changing volumes (for example to names without it)",
+                gone.name
+            ),
+        )
+    })
+}
+
+fn unusable(claim: &Claim) -> Option<Problem> {
+    let name = &claim.name;
+    if claim.deleting {
+        let message = format!("PersistentVolumeClaim {name} is being deleted; take it out of volumes or make it anew");
+        return Some(dispatch("VolumeNotFound", message));
+    }
+    if claim.block {
+        let message = format!("PersistentVolumeClaim {name} has volumeMode Block; only Filesystem is copied");
+        return Some(dispatch("VolumeUnsupported", message));
+    }
+    if claim.phase != "Bound" {
+        let message = format!(
+            "PersistentVolumeClaim {name} is {}, not Bound; start the pod that uses it, or see its events",
+            if claim.phase.is_empty() { "Pending" } else { &claim.phase }
+        );
+        return Some(dispatch("VolumeUnbound", message));
+    }
+    None
+}
+
+fn copy_method(seen: &Observation, policy: &ReplicaPolicySpec, claims: &[&Claim]) -> Option<Problem> {
+    match policy.sync.copy_method {
+        CopyMethod::Snapshot if !seen.snapshots_supported => Some(dispatch(
+            "SnapshotsUnsupported",
+            "this cluster has no snapshot.storage.k8s.io/v1; install the snapshot CRDs, controller and a \
+             driver, or set sync.copyMethod: Direct if nobody writes meanwhile",
+        )),
+        CopyMethod::Snapshot => None,
+        CopyMethod::Direct => direct(claims),
+    }
+}
+
+fn direct(claims: &[&Claim]) -> Option<Problem> {
+    let in_use = |c: &&&Claim| c.consumer.as_ref().is_some_and(|u| u.node.is_some());
+    if let Some(claim) =
+        claims.iter().filter(in_use).find(|c| c.access_modes.iter().any(|m| m == "ReadWriteOncePod"))
+    {
+        let message = format!(
+            "PersistentVolumeClaim {} is ReadWriteOncePod and in use; set sync.copyMethod: Snapshot",
+            claim.name
+        );
+        return Some(dispatch("VolumeExclusive", message));
+    }
+    let nodes: BTreeSet<&str> = claims
+        .iter()
+        .filter(|c| !c.access_modes.iter().any(|m| m == "ReadWriteMany" || m == "ReadOnlyMany"))
+        .filter_map(|c| c.consumer.as_ref()?.node.as_deref())
+        .collect();
+    (nodes.len() > 1).then(|| {
+        let nodes = nodes.into_iter().collect::<Vec<_>>().join(" and ");
+        let message = format!(
+            "the volumes are in use on nodes {nodes}, and no one pod can read them all; set \
+             sync.copyMethod: Snapshot, or make one DataEmbassy per node"
+        );
+        dispatch("VolumesOnDifferentNodes", message)
+    })
+}
