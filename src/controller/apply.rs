@@ -1,5 +1,7 @@
 //! The only writer of child objects. Everything else decides; this file acts.
 
+mod more;
+
 use crate::api::names::MANAGER;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};

@@ -1,23 +1,139 @@
 //! The home part: mirror, dispatches, fence.
+//!
+//! One turn: `observe` reads home, then `remote` the embassy (bounded, and never able to fail the
+//! turn); `validate` says what is wrong, `plan` what is due; `act` and `remote` do it with the
+//! objects of `build`; `status` tells what came of it.
 
+pub mod act;
+pub mod build;
 pub mod fence;
+pub mod gather;
+mod memory;
+pub mod observation;
+pub mod observe;
+pub mod plan;
+pub mod read;
+pub mod remote;
+pub mod retire;
+pub mod select;
+pub mod status;
+mod turn;
+pub mod validate;
 
 use super::Context;
+use super::apply::ApplyError;
 use crate::api::DataEmbassy;
+use crate::api::names::FINALIZER;
+use crate::api::pair::PairRecord;
+use crate::clock::boottime;
+use crate::domain::writ::{HomeEvidence, HomeRight, HomeWant, home_right};
+use fence::{FenceTarget, Members};
 use kube::runtime::controller::Action;
-
-/// What this part remembers between turns; losing it costs requests and never safety.
-#[derive(Clone, Debug, Default)]
-pub struct HomeMemory {}
+use kube::{Client, ResourceExt as _};
+pub use memory::HomeMemory;
+use observation::{Observation, Right, WritView};
+use std::time::Duration;
 
 /// Why a reconcile at home ended early.
 #[derive(Debug, thiserror::Error)]
-pub enum HomeError {}
+pub enum HomeError {
+    /// Home could not be read.
+    #[error(transparent)]
+    Observe(#[from] observe::ObserveError),
+    /// The kubeconfig Secret could not be read.
+    #[error("cannot read the kubeconfig Secret")]
+    Secret(#[source] Box<kube::Error>),
+    /// A finalizer or a status could not be written.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A step of a deletion failed.
+    #[error(transparent)]
+    Act(#[from] act::ActError),
+}
 
 /// One turn for a DataEmbassy applied in this cluster.
 ///
 /// # Errors
-/// [`HomeError`]; it has been written to the status before.
-pub async fn reconcile(_object: &DataEmbassy, _context: &Context) -> Result<Action, HomeError> {
-    Ok(Action::await_change())
+/// [`HomeError`]; what could be written to the status was written before.
+pub async fn reconcile(object: &DataEmbassy, context: &Context) -> Result<Action, HomeError> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    match turn::turn(&namespace, &name, context).await {
+        Ok(action) => Ok(action),
+        // Someone else wrote meanwhile: what was decided is void, and nothing is lost.
+        Err(HomeError::Apply(error)) if error.is_conflict() => {
+            Ok(Action::requeue(Duration::from_millis(200)))
+        }
+        Err(HomeError::Observe(error)) if error.forbidden() => {
+            turn::forbidden(object, &error, context).await;
+            Err(HomeError::Observe(error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps the beat at the ledger and the fence, apart from this reconcile: both are tasks of their
+/// own. Once a writ was seen it is kept whatever else is wrong, because without the beat the
+/// embassy would take over and home would be fenced.
+fn keep_ledger(seen: &Observation, pair: &PairRecord, client: &Client, context: &Context) {
+    let high_water = high_water(seen);
+    let want = HomeWant { high_water };
+    context.ledgers.ensure_home(pair, client.clone(), &context.settings.identity, seen.name(), want);
+    let claims = select::claims(&seen.object.spec.volumes, &seen.claims);
+    let workloads = select::workloads(seen.object.spec.services.as_ref(), &seen.workloads);
+    let target = FenceTarget {
+        namespace: seen.namespace().to_owned(),
+        name: seen.name().to_owned(),
+        pair: pair.id.clone(),
+        arbiter: seen.object.spec.embassy.arbiter,
+        high_water,
+        members: Members {
+            claims: claims.into_iter().map(|c| c.name.clone()).collect(),
+            workloads: workloads.into_iter().map(|w| format!("{}/{}", w.kind, w.name)).collect(),
+        },
+    };
+    context.fences.ensure(&key(seen), target, &context.ledgers, &context.applier);
+}
+
+/// Ends what [`keep_ledger`] began.
+fn forget_ledger(seen: &Observation, context: &Context) {
+    let pair = seen.pairing.record().map(|p| p.id.clone()).or_else(|| seen.status().pair);
+    if let Some(pair) = pair {
+        context.ledgers.forget_home(&pair, seen.name());
+    }
+    context.fences.forget(&key(seen));
+}
+
+fn key(seen: &Observation) -> String {
+    format!("{}/{}", seen.namespace(), seen.name())
+}
+
+fn high_water(seen: &Observation) -> Option<u64> {
+    seen.status().epoch.and_then(|e| u64::try_from(e).ok())
+}
+
+/// What the ledger's keeper knows of this DataEmbassy's writ.
+fn writ(seen: &Observation, pair: &PairRecord, context: &Context) -> WritView {
+    let view = context.ledgers.home(&pair.id);
+    let writ = view.ledger.as_ref().and_then(|l| l.writs.get(seen.name()));
+    let evidence = HomeEvidence {
+        arbiter: seen.object.spec.embassy.arbiter,
+        high_water: high_water(seen),
+        writ,
+        permit: view.permits.get(seen.name()).copied(),
+        asked: view.turns > 0,
+    };
+    WritView {
+        epoch: writ.map(|w| w.epoch),
+        right: match home_right(&evidence, boottime()) {
+            HomeRight::Granted(_) => Right::Granted,
+            HomeRight::Unknown => Right::Unknown,
+            HomeRight::Denied(why) => Right::Denied(why),
+        },
+        alarm: view.alarms.get(seen.name()).cloned(),
+        last_error: view.last_error,
+    }
+}
+
+fn has_finalizer(object: &DataEmbassy) -> bool {
+    object.finalizers().iter().any(|f| f == FINALIZER)
 }

@@ -156,6 +156,8 @@ pub struct Sibling {
     pub volumes: VolumesSpec,
     /// Its services.
     pub services: Option<ServicesSpec>,
+    /// Its kubeconfig Secret: the same one means the same pair.
+    pub kubeconfig: String,
 }
 
 /// An EmbassyRequest with the verb Sync.

@@ -130,10 +130,10 @@ fn old_jobs(seen: &Observation, run: Option<&RunStatus>) -> Vec<(String, String)
 
 /// A run that is written down as running.
 fn running(seen: &Observation, problems: &[Problem], run: &RunStatus) -> Step {
-    let Some(start) = run.start_time.as_ref() else {
+    let Some(begun) = run.start_time.as_ref() else {
         return failed("MoverLost", "the run has no start time: the status was edited; it is tried again");
     };
-    let name = run_name(seen.name(), start.0);
+    let name = run_name(seen.name(), begun.0);
     if let Some(job) = seen.jobs.iter().find(|j| j.name == name) {
         return mover(job);
     }
@@ -233,7 +233,9 @@ fn mover(job: &MoverJob) -> Step {
 fn mend(report: &MoverReport) -> String {
     let hint = match report.reason {
         Some(MoverReason::VaultFull) => "raise vault.quota or the vault's volume at the embassy",
-        Some(MoverReason::EpochRefused) => "the embassy holds the writ or the ledger was changed; it is tried again",
+        Some(MoverReason::EpochRefused) => {
+            "the embassy holds the writ or the ledger was changed; it is tried again"
+        }
         Some(MoverReason::WrongKey) => {
             "the Secret with the repository password is not the one that the repository was made with; restore it"
         }
@@ -319,9 +321,8 @@ fn due(seen: &Observation, sync: &SyncSpec) -> Due {
     let last = seen.status().run;
     let retry = last.as_ref().filter(|r| r.state == Some(RunState::Failed));
     let retry_at = retry.and_then(|r| r.next_attempt.as_ref()).map_or(Timestamp::MIN, |t| t.0);
-    let attempt_of = |trigger: &str| {
-        retry.filter(|r| r.trigger == trigger).map_or(1, |r| r.attempt.saturating_add(1))
-    };
+    let attempt_of =
+        |trigger: &str| retry.filter(|r| r.trigger == trigger).map_or(1, |r| r.attempt.saturating_add(1));
     if let Some(request) = pending(seen).next() {
         let trigger = format!("request/{}", request.name);
         let attempt = attempt_of(&trigger);
@@ -360,7 +361,8 @@ fn scheduled(seen: &Observation, sync: &SyncSpec, last: Option<Timestamp>) -> Du
         return Due::Never;
     };
     // `occurrence + late` must lie in (last, now].
-    let back = |t: Timestamp| t.checked_sub(jiff::SignedDuration::try_from(late).unwrap_or_default()).unwrap_or(t);
+    let back =
+        |t: Timestamp| t.checked_sub(jiff::SignedDuration::try_from(late).unwrap_or_default()).unwrap_or(t);
     match clockwork.latest(back(last), back(seen.now)) {
         Some(time) => now_for(time),
         None => clockwork.next(back(seen.now)).map_or(Due::Never, |t| Due::At(after(t, late))),
@@ -370,8 +372,11 @@ fn scheduled(seen: &Observation, sync: &SyncSpec, last: Option<Timestamp>) -> Du
 /// Requests that still wait, the oldest first.
 fn pending(seen: &Observation) -> impl Iterator<Item = &Request> {
     let done = |r: &&Request| matches!(r.state, Some(RequestState::Completed | RequestState::Refused));
-    let mut waiting: Vec<&Request> =
-        seen.requests.iter().filter(|r| !done(r) && answer(seen, r).state == RequestState::Accepted).collect();
+    let mut waiting: Vec<&Request> = seen
+        .requests
+        .iter()
+        .filter(|r| !done(r) && answer(seen, r).state == RequestState::Accepted)
+        .collect();
     waiting.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
     waiting.into_iter()
 }

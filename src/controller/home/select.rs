@@ -4,7 +4,7 @@ use super::observation::{Claim, Labelled, Observation, Sibling, Workload};
 use crate::api::embassy::{ServicesSpec, VolumesSpec};
 use crate::api::policy::PromotionMode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::Selector;
+use kube::core::{Selector, SelectorExt as _};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// True if the selector means an object with these labels; a selector that is not valid means none

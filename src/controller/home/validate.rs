@@ -48,13 +48,15 @@ fn dispatch(reason: &'static str, message: impl Into<String>) -> Problem {
 pub fn validate(seen: &Observation) -> Vec<Problem> {
     let mut problems = vec![];
     if seen.name().len() > MAX_NAME {
-        let message = format!("the name is longer than {MAX_NAME} characters; make it anew with a shorter one");
+        let message =
+            format!("the name is longer than {MAX_NAME} characters; make it anew with a shorter one");
         problems.push(all("NameTooLong", message));
     }
     let policy = seen.policy();
     if policy.is_none() {
         let name = &seen.object.spec.policy_ref.name;
-        let message = format!("there is no ReplicaPolicy {name} in this namespace; create it or correct policyRef");
+        let message =
+            format!("there is no ReplicaPolicy {name} in this namespace; create it or correct policyRef");
         problems.push(all("PolicyNotFound", message));
     }
     problems.extend(pairing(seen));
@@ -81,8 +83,10 @@ fn pairing(seen: &Observation) -> Option<Problem> {
     match &seen.pairing {
         Pairing::SecretMissing => Some(all(
             "KubeconfigMissing",
-            format!("there is no Secret {secret} in this namespace; run `kubectl embassy pair` or correct \
-                     embassy.kubeconfigSecretRef"),
+            format!(
+                "there is no Secret {secret} in this namespace; run `kubectl embassy pair` or correct \
+                     embassy.kubeconfigSecretRef"
+            ),
         )),
         Pairing::KeyMissing(key) => {
             Some(all("KubeconfigMissing", format!("Secret {secret} has no key {key}; {again}")))
@@ -91,13 +95,17 @@ fn pairing(seen: &Observation) -> Option<Problem> {
         Pairing::KubeconfigInvalid(why) => Some(all("KubeconfigInvalid", format!("Secret {secret}: {why}"))),
         Pairing::Ready(pair) if pair.home_namespace != seen.namespace() => Some(all(
             "WrongNamespace",
-            format!("Secret {secret} pairs namespace {} and not this one; {again} for this namespace",
-                    pair.home_namespace),
+            format!(
+                "Secret {secret} pairs namespace {} and not this one; {again} for this namespace",
+                pair.home_namespace
+            ),
         )),
         Pairing::Ready(pair) if pair.embassy_namespace != spec.namespace => Some(all(
             "WrongNamespace",
-            format!("embassy.namespace is {} but the pair's is {}; set it to the pair's",
-                    spec.namespace, pair.embassy_namespace),
+            format!(
+                "embassy.namespace is {} but the pair's is {}; set it to the pair's",
+                spec.namespace, pair.embassy_namespace
+            ),
         )),
         Pairing::Ready(_) => None,
     }
@@ -163,7 +171,9 @@ fn vanished(seen: &Observation, claims: &[&Claim]) -> Option<Problem> {
         return None;
     }
     let gone = status.volumes.iter().find(|v| {
-        v.claim.is_some() && !claims.iter().any(|c| c.name == v.name) && !seen.claims.iter().any(|c| c.name == v.name)
+        v.claim.is_some()
+            && !claims.iter().any(|c| c.name == v.name)
+            && !seen.claims.iter().any(|c| c.name == v.name)
     })?;
     (seen.object.spec.volumes.selector.is_some()).then(|| {
         dispatch(
@@ -180,7 +190,8 @@ fn vanished(seen: &Observation, claims: &[&Claim]) -> Option<Problem> {
 fn unusable(claim: &Claim) -> Option<Problem> {
     let name = &claim.name;
     if claim.deleting {
-        let message = format!("PersistentVolumeClaim {name} is being deleted; take it out of volumes or make it anew");
+        let message =
+            format!("PersistentVolumeClaim {name} is being deleted; take it out of volumes or make it anew");
         return Some(dispatch("VolumeNotFound", message));
     }
     if claim.block {

@@ -73,12 +73,7 @@ pub fn manifests_name(run: &str) -> String {
 
 /// The Secret with a run's manifests, gathered at the cut.
 #[must_use]
-pub fn manifests_secret(
-    seen: &Observation,
-    run: &str,
-    cut_time: jiff::Timestamp,
-    gzip: Vec<u8>,
-) -> Secret {
+pub fn manifests_secret(seen: &Observation, run: &str, cut_time: jiff::Timestamp, gzip: Vec<u8>) -> Secret {
     let mut metadata = meta(seen, &manifests_name(run), COMPONENT_CUT, Some(run));
     metadata.annotations = Some([(ANNOTATION_CUT_TIME.to_owned(), cut_time.to_string())].into());
     Secret {

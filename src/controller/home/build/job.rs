@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, EmptyDirVolumeSource, EnvVar, KeyToPath, NodeAffinity, NodeSelector,
-    NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
-    PodTemplateSpec, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+    NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource, PodSecurityContext,
+    PodSpec, PodTemplateSpec, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume,
+    VolumeMount,
 };
 use kube::api::ObjectMeta;
 use std::collections::{BTreeMap, BTreeSet};
@@ -258,7 +259,8 @@ fn pod_security(mover: &MoverSpec, claims: &[&Claim]) -> PodSecurityContext {
         fs_group: if mover.privileged { None } else { fs_group },
         // Anything else would change the owners of what is about to be copied.
         fs_group_change_policy: fs_group.filter(|_| !mover.privileged).map(|_| "OnRootMismatch".to_owned()),
-        supplemental_groups: Some(groups.into_iter().collect::<Vec<_>>()).filter(|g| !g.is_empty() && !mover.privileged),
+        supplemental_groups: Some(groups.into_iter().collect::<Vec<_>>())
+            .filter(|g| !g.is_empty() && !mover.privileged),
         seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
         ..PodSecurityContext::default()
     };

@@ -126,7 +126,10 @@ fn strip_templates(spec: &mut Map<String, Value>) {
 /// False for Secrets that only mean something in this cluster or are ours.
 #[must_use]
 pub fn sendable_secret(secret_type: Option<&str>) -> bool {
-    !matches!(secret_type, Some("kubernetes.io/service-account-token" | "bootstrap.kubernetes.io/token" | "helm.sh/release.v1"))
+    !matches!(
+        secret_type,
+        Some("kubernetes.io/service-account-token" | "bootstrap.kubernetes.io/token" | "helm.sh/release.v1")
+    )
 }
 
 /// Names that a pod template refers to.

@@ -53,7 +53,9 @@ pub fn vault_client(
     theirs: &BTreeMap<String, Vec<u8>>,
     ca_bundle: &str,
 ) -> Option<Secret> {
-    let part = |key: &str| theirs.get(key).filter(|v| !v.is_empty()).map(|v| (key.to_owned(), ByteString(v.clone())));
+    let part = |key: &str| {
+        theirs.get(key).filter(|v| !v.is_empty()).map(|v| (key.to_owned(), ByteString(v.clone())))
+    };
     let ca = (CA_CERT.to_owned(), ByteString(ca_bundle.as_bytes().to_vec()));
     Some(Secret {
         metadata: meta(seen, &vault_client_secret(seen.name()), COMPONENT_VAULT_CLIENT, None),

@@ -1,0 +1,209 @@
+//! Reads what is at home, once a turn. Everything that was made for the DataEmbassy is read
+//! *before* the DataEmbassy itself: then a child that belongs to no run that its status knows is
+//! a leftover for certain, and not one that another replica of the operator has just made.
+
+use super::observation::{
+    Embassy, Labelled, Observation, Pairing, Request, Sibling, TemporaryKind, WritView,
+};
+use super::read;
+use crate::api::names::{
+    COMPONENT_BACKUP, COMPONENT_CUT, LABEL_COMPONENT, LABEL_EMBASSY, LABEL_MANAGED_BY, MANAGER,
+    repository_secret,
+};
+use crate::api::request::{EmbassyRequest, Verb};
+use crate::api::{DataEmbassy, ReplicaPolicy};
+use crate::controller::home::build::cut::snapshot_api;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
+use kube::api::{DynamicObject, ListParams};
+use kube::{Api, Client, ResourceExt as _};
+use std::time::Duration;
+
+/// Bound of all reads of a turn at home.
+const READS: Duration = Duration::from_secs(15);
+
+/// Why home could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// A read failed.
+    #[error("cannot read {what} in namespace {namespace}")]
+    Read {
+        /// What was read.
+        what: &'static str,
+        /// Where.
+        namespace: String,
+        /// The API server's answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// No answer in time.
+    #[error("no answer from this cluster's API server within {} s", READS.as_secs())]
+    Timeout,
+}
+
+impl ObserveError {
+    /// True if the API server refused: a RoleBinding is missing.
+    #[must_use]
+    pub fn forbidden(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => {
+                matches!(source.as_ref(), kube::Error::Api(status) if status.code == 403)
+            }
+            Self::Timeout => false,
+        }
+    }
+}
+
+/// Reads home. `None` if the DataEmbassy is gone. `embassy`, `pairing` and `writ` are filled in by
+/// the caller.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn observe(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    now: jiff::Timestamp,
+) -> Result<Option<Observation>, ObserveError> {
+    let reads = Reader { client, namespace };
+    tokio::time::timeout(READS, reads.all(name, now)).await.unwrap_or(Err(ObserveError::Timeout))
+}
+
+struct Reader<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+}
+
+impl Reader<'_> {
+    async fn all(&self, name: &str, now: jiff::Timestamp) -> Result<Option<Observation>, ObserveError> {
+        let cut = own(name, COMPONENT_CUT);
+        let everything = ListParams::default();
+        let repository_name = repository_secret(name);
+        let backup = own(name, COMPONENT_BACKUP);
+        let (jobs, snapshots, secrets, claims, pods) = tokio::try_join!(
+            self.list::<Job>("Jobs", &backup),
+            self.snapshots(&cut),
+            self.list::<Secret>("Secrets", &cut),
+            self.list::<PersistentVolumeClaim>("PersistentVolumeClaims", &everything),
+            self.list::<Pod>("Pods", &everything),
+        )?;
+        let (deployments, stateful_sets, services, policies, requests, repository) = tokio::try_join!(
+            self.list::<Deployment>("Deployments", &everything),
+            self.list::<StatefulSet>("StatefulSets", &everything),
+            self.list::<Service>("Services", &everything),
+            self.list::<ReplicaPolicy>("ReplicaPolicies", &everything),
+            self.list::<EmbassyRequest>("EmbassyRequests", &everything),
+            self.get::<Secret>("the repository Secret", &repository_name),
+        )?;
+        let running_movers = self.running_movers().await?;
+        let siblings = self.list::<DataEmbassy>("DataEmbassies", &everything).await?;
+        // Last of all: see the head of this file.
+        let Some(object) = self.get::<DataEmbassy>("the DataEmbassy", name).await? else { return Ok(None) };
+        let templates = read::templates(&deployments, &stateful_sets);
+        let (ours, theirs): (Vec<_>, Vec<_>) = claims.iter().partition(|c| read::is_temporary(*c, name));
+        let other: Vec<&PersistentVolumeClaim> = theirs
+            .into_iter()
+            .filter(|c| c.labels().get(LABEL_COMPONENT).is_none_or(|v| v != COMPONENT_CUT))
+            .collect();
+        let mut temporaries: Vec<_> =
+            ours.iter().map(|c| read::temporary(*c, TemporaryKind::Claim)).collect();
+        temporaries.extend(secrets.iter().map(|s| read::temporary(s, TemporaryKind::Secret)));
+        temporaries.extend(snapshots.iter().flatten().map(read::snapshot));
+        Ok(Some(Observation {
+            now,
+            policies,
+            pairing: Pairing::default(),
+            claims: other.into_iter().map(|c| read::claim(c, &pods, &templates)).collect(),
+            workloads: read::workloads(&deployments, &stateful_sets),
+            services: services
+                .iter()
+                .map(|s| Labelled { name: s.name_any(), labels: s.labels().clone() })
+                .collect(),
+            siblings: siblings.iter().filter(|s| s.name_any() != name).map(sibling).collect(),
+            requests: requests.iter().filter_map(|r| request(r, name)).collect(),
+            jobs: jobs.iter().map(|job| read::job(job, &pods)).collect(),
+            temporaries,
+            snapshots_supported: snapshots.is_some(),
+            repository_secret: repository.is_some(),
+            running_movers,
+            writ: WritView::default(),
+            embassy: Embassy::default(),
+            object,
+        }))
+    }
+
+    async fn list<K>(&self, what: &'static str, params: &ListParams) -> Result<Vec<K>, ObserveError>
+    where
+        K: crate::controller::apply::Child,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        api.list(params).await.map(|list| list.items).map_err(|e| self.error(what, e))
+    }
+
+    async fn get<K>(&self, what: &'static str, name: &str) -> Result<Option<K>, ObserveError>
+    where
+        K: crate::controller::apply::Child,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        api.get_opt(name).await.map_err(|e| self.error(what, e))
+    }
+
+    /// `None` if this cluster knows no snapshots.
+    async fn snapshots(&self, params: &ListParams) -> Result<Option<Vec<DynamicObject>>, ObserveError> {
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), self.namespace, &snapshot_api());
+        match api.list(params).await {
+            Ok(list) => Ok(Some(list.items)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(self.error("VolumeSnapshots", error)),
+        }
+    }
+
+    async fn running_movers(&self) -> Result<u32, ObserveError> {
+        running_movers(self.client).await.map_err(|e| self.error("all backup Jobs", e))
+    }
+
+    fn error(&self, what: &'static str, source: kube::Error) -> ObserveError {
+        ObserveError::Read { what, namespace: self.namespace.to_owned(), source: Box::new(source) }
+    }
+}
+
+/// Movers that run in this cluster, of all DataEmbassies.
+///
+/// # Errors
+/// The API server's answer.
+pub async fn running_movers(client: &Client) -> Result<u32, kube::Error> {
+    let labels = format!("{LABEL_MANAGED_BY}={MANAGER},{LABEL_COMPONENT}={COMPONENT_BACKUP}");
+    let jobs: Api<Job> = Api::all(client.clone());
+    let jobs = jobs.list(&ListParams::default().labels(&labels)).await?;
+    let running = jobs.items.iter().filter(|job| !read::job(job, &[]).ended()).count();
+    Ok(u32::try_from(running).unwrap_or(u32::MAX))
+}
+
+fn own(name: &str, component: &str) -> ListParams {
+    ListParams::default()
+        .labels(&format!("{LABEL_MANAGED_BY}={MANAGER},{LABEL_EMBASSY}={name},{LABEL_COMPONENT}={component}"))
+}
+
+fn sibling(object: &DataEmbassy) -> Sibling {
+    Sibling {
+        name: object.name_any(),
+        created: object.metadata.creation_timestamp.as_ref().map(|t| t.0),
+        policy: object.spec.policy_ref.name.clone(),
+        volumes: object.spec.volumes.clone(),
+        services: object.spec.services.clone(),
+        kubeconfig: object.spec.embassy.kubeconfig_secret_ref.name.clone(),
+    }
+}
+
+fn request(object: &EmbassyRequest, target: &str) -> Option<Request> {
+    let spec = &object.spec;
+    (spec.verb == Verb::Sync && spec.target == target).then(|| Request {
+        name: object.name_any(),
+        token: spec.token.clone(),
+        created: object.metadata.creation_timestamp.as_ref().map(|t| t.0),
+        state: object.status.as_ref().and_then(|s| s.state),
+        message: object.status.as_ref().and_then(|s| s.message.clone()),
+    })
+}

@@ -1,0 +1,393 @@
+//! One turn at home: the order of things, and what is told to whom.
+
+use super::observation::{Observation, Reach};
+use super::observe::ObserveError;
+use super::plan::{self, Plan, Step};
+use super::remote::{self, Remote};
+use super::retire::{Farewell, farewell};
+use super::status::{self, Outcome};
+use super::validate::{Problem, Scope, validate};
+use super::{HomeError, act, build, forget_ledger, has_finalizer, keep_ledger, key, observe, writ};
+use crate::api::DataEmbassy;
+use crate::api::conditions::{self, Wanted, types};
+use crate::api::embassy::DataEmbassyStatus;
+use crate::api::names::FINALIZER;
+use crate::api::pair::PairRecord;
+use crate::cli::chain;
+use crate::clock::{boottime, now};
+use crate::controller::Context;
+use crate::metrics::EmbassyLabels;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Secret;
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use serde_json::json;
+use std::time::Duration;
+
+/// Bound of a call to this cluster outside the applier and `observe`.
+const OWN_CALL: Duration = Duration::from_secs(10);
+
+pub(super) async fn turn(namespace: &str, name: &str, context: &Context) -> Result<Action, HomeError> {
+    let Some(mut seen) = observe::observe(&context.client, namespace, name, now()).await? else {
+        context.fences.forget(&format!("{namespace}/{name}"));
+        return Ok(Action::await_change());
+    };
+    let client = pairing(&mut seen, context).await?;
+    if seen.object.metadata.deletion_timestamp.is_some() {
+        return Box::pin(delete(seen, client, context)).await;
+    }
+    let mut problems = validate(&seen);
+    let blocked = problems.iter().any(|p| p.scope == Scope::All);
+    let mut remote = Remote::default();
+    if let (Some(pair), Some(client)) = (seen.pairing.record().cloned(), &client) {
+        let paired = !problems.iter().any(|p| p.reason == "WrongNamespace");
+        if paired && (!blocked || seen.status().epoch.is_some()) {
+            keep_ledger(&seen, &pair, client, context);
+        }
+        if paired {
+            remote = ask(&seen, &pair, client).await;
+        }
+        seen.embassy = remote.embassy.clone();
+        seen.writ = writ(&seen, &pair, context);
+    }
+    problems.extend(embassy_problem(&seen));
+    let mut plan = plan::plan(&seen, &problems);
+    if matches!(plan.step, Step::Begin { .. })
+        && let Some(held) = plan::busy(&seen, context.settings.max_movers)
+    {
+        plan.step = held;
+    }
+    let mut outcome = Outcome { problems, fence: context.fences.view(&key(&seen)), ..Outcome::default() };
+    Box::pin(work(&seen, &plan, &remote, client.as_ref(), &mut outcome, context)).await;
+    finish(&seen, &plan, &outcome, context).await
+}
+
+/// Finds the pair and a client for it.
+async fn pairing(seen: &mut Observation, context: &Context) -> Result<Option<Client>, HomeError> {
+    let secret_name = seen.object.spec.embassy.kubeconfig_secret_ref.name.clone();
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), seen.namespace());
+    let read = tokio::time::timeout(OWN_CALL, api.get_opt(&secret_name)).await;
+    let secret = read.map_err(|_| ObserveError::Timeout)?.map_err(|e| HomeError::Secret(Box::new(e)))?;
+    let memory_key = format!("{}/{secret_name}", seen.namespace());
+    let (pairing, client) = context.home.pairing(&memory_key, secret.as_ref()).await;
+    seen.pairing = pairing;
+    if client.is_none()
+        && seen.object.metadata.deletion_timestamp.is_some()
+        && let Some((record, client)) = context.home.remembered(&memory_key)
+    {
+        seen.pairing = super::observation::Pairing::Ready(record);
+        return Ok(Some(client));
+    }
+    Ok(client)
+}
+
+async fn ask(seen: &Observation, pair: &PairRecord, client: &Client) -> Remote {
+    remote::observe(client, pair, seen.name(), &seen.object.spec.policy_ref.name).await
+}
+
+/// A refusal by the embassy is for a person to mend.
+fn embassy_problem(seen: &Observation) -> Option<Problem> {
+    match &seen.embassy.reach {
+        Reach::Forbidden(why) => Some(Problem {
+            scope: Scope::All,
+            reason: "Forbidden",
+            message: format!("the embassy refuses home: {why}; run `kubectl embassy pair` again"),
+        }),
+        _ => None,
+    }
+}
+
+/// Does all that is to be done; what fails becomes a fault, and the rest goes on.
+async fn work(
+    seen: &Observation,
+    plan: &Plan,
+    remote: &Remote,
+    client: Option<&Client>,
+    outcome: &mut Outcome,
+    context: &Context,
+) {
+    let blocked = outcome.problems.iter().any(|p| p.scope == Scope::All);
+    if let (Some(pair), Some(client), false) = (seen.pairing.record(), client, blocked) {
+        local(act::repository_secret(seen, &pair.id, context).await, outcome);
+        if seen.embassy.reach == Reach::Reached {
+            abroad(seen, pair, client, outcome, context).await;
+            local(act::vault_client(seen, remote, context).await, outcome);
+        }
+    }
+    local(act::answer(seen, &plan.answers, context).await, outcome);
+    match act::step(seen, &plan.step, context).await {
+        Ok(run) => outcome.run = run,
+        Err(error) => {
+            let fault = fault(&error);
+            // A run that cannot go on is tried again later, with its reason in the status.
+            if matches!(error, act::ActError::Manifests(_)) {
+                let ending = plan::Ending {
+                    report: None,
+                    failure: Some((fault.reason.to_owned(), fault.message.clone())),
+                };
+                outcome.run = seen.status().run.map(|run| plan::ended(&run, &ending, seen.now).0);
+            }
+            outcome.faults.push(fault);
+        }
+    }
+    if let Step::End(ending) = &plan.step
+        && let Some(run) = seen.status().run
+    {
+        let (run, dispatch) = plan::ended(&run, ending, seen.now);
+        (outcome.run, outcome.dispatch) = (Some(run), dispatch);
+    }
+    local(act::clean(seen, plan, context).await, outcome);
+}
+
+/// Mirror and keys. Nothing is mirrored while the writ is, or may be, the embassy's.
+async fn abroad(
+    seen: &Observation,
+    pair: &PairRecord,
+    client: &Client,
+    outcome: &mut Outcome,
+    context: &Context,
+) {
+    let unknown = seen.writ.epoch.is_none() && seen.status().epoch.is_some();
+    let odd = seen.writ.odd() || seen.status().epoch.is_some_and(|e| e % 2 != 0);
+    if !unknown && !odd {
+        if seen.embassy.mirror.is_none() && !has_finalizer(&seen.object) {
+            if let Err(error) = set_finalizer(seen, true, context).await {
+                return outcome.faults.push(fault(&act::ActError::Apply(error)));
+            }
+        }
+        let volumes_known = outcome.problems.is_empty();
+        if let Err(problem) = remote::write_mirror(client, pair, seen, volumes_known).await {
+            outcome.faults.push(problem);
+        }
+    }
+    match keys(seen, pair, client, context).await {
+        Ok(()) => outcome.keys_sent = true,
+        Err(problem) => outcome.faults.push(problem),
+    }
+}
+
+async fn keys(
+    seen: &Observation,
+    pair: &PairRecord,
+    client: &Client,
+    context: &Context,
+) -> Result<(), Problem> {
+    let _one_at_a_time = context.home.writing_keys.lock().await;
+    let passwords = act::passwords(seen, &pair.id, context).await.map_err(|e| fault(&e))?;
+    let digest = build::secrets::digest(passwords.iter().map(|(k, v)| (k, v.as_slice())));
+    let missing = seen.embassy.mirror.as_ref().is_some_and(|m| {
+        conditions::get(&m.status.conditions, types::KEYS_AVAILABLE).is_some_and(|c| c.status == "False")
+    });
+    if !context.home.keys_due(&pair.id, &digest, missing, boottime()) {
+        return Ok(());
+    }
+    remote::write_keys(client, &build::secrets::keys(&pair.embassy_namespace, &passwords)).await?;
+    context.home.keys_written(&pair.id, digest, boottime());
+    Ok(())
+}
+
+fn local(result: Result<(), act::ActError>, outcome: &mut Outcome) {
+    if let Err(error) = result {
+        outcome.faults.push(fault(&error));
+    }
+}
+
+/// An error at home as a condition.
+fn fault(error: &act::ActError) -> Problem {
+    let text = chain(error);
+    let (reason, message) = match error {
+        act::ActError::Manifests(_) => ("ManifestsTooLarge", text),
+        _ if error.code() == Some(403) => {
+            ("Forbidden", format!("{text}; run `kubectl embassy pair` again, it binds the operator's rights"))
+        }
+        _ => ("ApiError", text),
+    };
+    Problem { scope: Scope::Dispatch, reason, message }
+}
+
+async fn set_finalizer(
+    seen: &Observation,
+    wanted: bool,
+    context: &Context,
+) -> Result<(), crate::controller::apply::ApplyError> {
+    let mut finalizers: Vec<&str> =
+        seen.object.finalizers().iter().map(String::as_str).filter(|f| *f != FINALIZER).collect();
+    if wanted {
+        finalizers.push(FINALIZER);
+    }
+    let version = seen.object.resource_version();
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});
+    context.applier.merge::<DataEmbassy>(seen.namespace(), seen.name(), &patch).await.map(|_| ())
+}
+
+/// Writes the status if it changed, then tells.
+async fn finish(
+    seen: &Observation,
+    plan: &Plan,
+    outcome: &Outcome,
+    context: &Context,
+) -> Result<Action, HomeError> {
+    let status = status::status(seen, plan, outcome);
+    let labels = EmbassyLabels { namespace: seen.namespace().to_owned(), name: seen.name().to_owned() };
+    if let Some(epoch) = status.epoch {
+        context.metrics.epoch.get_or_create(&labels).set(epoch);
+    }
+    let wait = status::requeue(seen, plan, &status);
+    write(seen, status, context).await?;
+    Ok(Action::requeue(wait))
+}
+
+async fn write(seen: &Observation, status: DataEmbassyStatus, context: &Context) -> Result<(), HomeError> {
+    let old = seen.status();
+    if old == status {
+        return Ok(());
+    }
+    let mut object = seen.object.clone();
+    object.status = Some(status.clone());
+    // The finalizer may have been added in this turn; a status knows nothing of finalizers, but
+    // the version has moved: then the next turn writes.
+    context.applier.replace_status(&object).await?;
+    for (kind, reason, note) in news(&old, &status) {
+        tell(&seen.object, kind, &reason, note, context).await;
+    }
+    Ok(())
+}
+
+/// Events for what has changed between two statuses. Pure.
+fn news(old: &DataEmbassyStatus, new: &DataEmbassyStatus) -> Vec<(EventType, String, String)> {
+    let mut news = vec![];
+    let sequence = |s: &DataEmbassyStatus| s.last_dispatch.as_ref().map(|d| d.sequence);
+    if let Some(dispatch) = new.last_dispatch.as_ref().filter(|_| sequence(old) != sequence(new)) {
+        let note = format!(
+            "dispatch {} is committed: {} entries, {} bytes added, {:.1} s",
+            dispatch.sequence, dispatch.files, dispatch.bytes_added, dispatch.duration_seconds
+        );
+        news.push((EventType::Normal, "DispatchCommitted".to_owned(), note));
+    }
+    let failure = |s: &DataEmbassyStatus| {
+        s.run.as_ref().and_then(|r| Some((r.reason.clone()?, r.completion_time.clone())))
+    };
+    if let (Some(run), true) = (&new.run, failure(new).is_some() && failure(new) != failure(old)) {
+        let reason = run.reason.as_deref().unwrap_or_default();
+        let note = format!("{reason}: {} (try {})", run.message.as_deref().unwrap_or_default(), run.attempt);
+        news.push((EventType::Warning, "DispatchFailed".to_owned(), note));
+    }
+    for condition in &new.conditions {
+        let was = conditions::get(&old.conditions, &condition.type_);
+        let same = was.is_some_and(|w| w.status == condition.status && w.reason == condition.reason);
+        let told = [types::STALLED, types::EMBASSY_REACHABLE, types::REPLICA_FRESH, types::REPLICA_PROVEN];
+        if same || !told.contains(&condition.type_.as_str()) {
+            continue;
+        }
+        let bad = condition.status == if condition.type_ == types::STALLED { "True" } else { "False" };
+        // The first word on what is well is no news.
+        if bad || was.is_some_and(|w| w.status != "Unknown" && w.status != condition.status) {
+            let kind = if bad { EventType::Warning } else { EventType::Normal };
+            let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
+            news.push((kind, condition.reason.clone(), note));
+        }
+    }
+    news
+}
+
+/// An Event, best effort: the status says the same.
+async fn tell(object: &DataEmbassy, type_: EventType, reason: &str, mut note: String, context: &Context) {
+    // The API server refuses notes beyond 1 kB.
+    let cut = (0..=note.len().min(1000)).rev().find(|i| note.is_char_boundary(*i)).unwrap_or(0);
+    note.truncate(cut);
+    let event = Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    let reference = object.object_ref(&());
+    let sent = tokio::time::timeout(OWN_CALL, context.recorder.publish(&event, &reference)).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        tracing::debug!(reason, "an Event could not be written");
+    }
+}
+
+/// The operator may not even look: said in the status, as far as that can be written.
+pub(super) async fn forbidden(object: &DataEmbassy, error: &ObserveError, context: &Context) {
+    let mut object = object.clone();
+    let mut status = object.status.take().unwrap_or_default();
+    let text = chain(error);
+    let message =
+        format!("{text}; run `kubectl embassy pair` for this namespace, it binds the operator's rights");
+    let old = status.clone();
+    for wanted in [
+        Wanted::yes(types::STALLED, "Forbidden", message.clone()),
+        Wanted::no(types::READY, "Forbidden", message.clone()),
+    ] {
+        conditions::set(&mut status.conditions, &wanted, object.metadata.generation, now());
+    }
+    if old == status {
+        return;
+    }
+    object.status = Some(status);
+    if context.applier.replace_status(&object).await.is_ok() {
+        tell(&object, EventType::Warning, "Forbidden", message, context).await;
+    }
+}
+
+/// A deletion: movers stop, the embassy is told, the object goes.
+async fn delete(
+    mut seen: Observation,
+    client: Option<Client>,
+    context: &Context,
+) -> Result<Action, HomeError> {
+    for job in seen.jobs.iter().filter(|j| !j.deleting) {
+        context.applier.delete::<Job>(seen.namespace(), &job.name, Some(&job.uid), None).await?;
+    }
+    let plan = Plan {
+        step: Step::Idle(None),
+        answers: vec![],
+        leftovers: seen.temporaries.clone(),
+        old_jobs: vec![],
+    };
+    act::clean(&seen, &plan, context).await?;
+    if !has_finalizer(&seen.object) {
+        forget_ledger(&seen, context);
+        return Ok(Action::await_change());
+    }
+    let pair = seen.pairing.record().cloned();
+    if let (Some(pair), Some(client)) = (&pair, &client) {
+        seen.embassy = ask(&seen, pair, client).await.embassy;
+        seen.writ = writ(&seen, pair, context);
+    }
+    let (reason, message) = match (farewell(&seen, pair.as_ref()), &client) {
+        (Farewell::Go(why), _) => return go(&seen, why, context).await,
+        (Farewell::Tell(mirror), Some(client)) => match remote::retire_mirror(client, &mirror).await {
+            // Read once more before the object goes: a conflict is no error but was no write.
+            Ok(()) => return Ok(Action::requeue(Duration::from_millis(200))),
+            Err(problem) => (problem.reason, problem.message),
+        },
+        (Farewell::Tell(_), None) => ("KubeconfigMissing", "the kubeconfig Secret is gone".to_owned()),
+        (Farewell::Wait { reason, message }, _) => (reason, message),
+    };
+    let fault = Problem { scope: Scope::All, reason, message };
+    let outcome = Outcome { faults: vec![fault], ..Outcome::default() };
+    let mut status = status::status(&seen, &plan, &outcome);
+    let wanted = Wanted::no(
+        types::READY,
+        reason,
+        outcome.faults.first().map(|f| f.message.clone()).unwrap_or_default(),
+    );
+    conditions::set(&mut status.conditions, &wanted, seen.object.metadata.generation, seen.now);
+    let first = conditions::get(&seen.status().conditions, types::READY).is_none_or(|c| c.reason != reason);
+    write(&seen, status, context).await?;
+    if first {
+        tell(&seen.object, EventType::Warning, reason, wanted.message, context).await;
+    }
+    Ok(Action::requeue(Duration::from_secs(5)))
+}
+
+async fn go(seen: &Observation, why: &str, context: &Context) -> Result<Action, HomeError> {
+    tell(&seen.object, EventType::Normal, "Retired", format!("let go: {why}"), context).await;
+    set_finalizer(seen, false, context).await?;
+    forget_ledger(seen, context);
+    Ok(Action::await_change())
+}
