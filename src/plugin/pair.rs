@@ -91,7 +91,8 @@ pub async fn run(args: &PairArgs) -> Result<(), PairCommandError> {
     begin_home(&home, &plan, &wanted.secret, &json, at_home.secret.is_some()).await?;
     let objects = rbac::embassy_objects(&plan.record, &json, &plan.embassy_grant);
     ensure_namespace(&embassy, &plan.record.embassy_namespace, args).await?;
-    let record = write_embassy(&embassy, objects).await?;
+    // Boxed: it holds every object of the pair.
+    let record = Box::pin(write_embassy(&embassy, objects)).await?;
     let token = token(&embassy, &plan.record.embassy_namespace).await?;
     let server = Server { ca_data: server.ca_data.clone().or(token.ca_data), ..server };
     verify(&embassy, &plan.record, &server, &token.text).await?;
