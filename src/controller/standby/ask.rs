@@ -2,7 +2,7 @@
 
 use super::StandbyMemory;
 use super::build::vault;
-use super::chain::{Received, follow};
+use super::chain::{Received, follow, recall};
 use super::observe::Observed;
 use super::status::VaultView;
 use crate::api::DataEmbassy;
@@ -23,7 +23,7 @@ pub async fn ask(
     now: jiff::Timestamp,
 ) -> VaultView {
     let key = object.metadata.uid.clone().unwrap_or_default();
-    let mut view = VaultView { received: memory.get(&key), ..VaultView::default() };
+    let mut view = VaultView { verified: memory.get(&key), ..VaultView::default() };
     let address = vault::inside(observed.vault.service.as_ref());
     let deployment = observed.vault.deployment.as_ref().and_then(|d| d.status.as_ref());
     let ready = deployment.and_then(|s| s.ready_replicas).unwrap_or_default() > 0;
@@ -44,11 +44,9 @@ pub async fn ask(
             return view;
         }
     }
-    let start = view.received.take().unwrap_or_else(|| known(object));
+    let start = view.verified.last().cloned().unwrap_or_else(|| known(object));
     catch_up(&client, object, pair, start, &mut view, now).await;
-    if let Some(received) = &view.received {
-        memory.set(&key, received.clone());
-    }
+    memory.set(&key, &view.verified);
     view
 }
 
@@ -76,6 +74,24 @@ async fn catch_up(
 ) {
     let name = object.name_any();
     let mut last = start;
+    if view.verified.is_empty() && last.sequence > 0 {
+        let error = match client.header(&name, last.sequence).await {
+            Ok(bytes) => match recall(&last, &bytes, pair) {
+                Ok(recalled) => {
+                    last = recalled;
+                    None
+                }
+                Err(error) => Some(causes(&error)),
+            },
+            Err(error) => Some(causes(&error)),
+        };
+        if error.is_some() {
+            // It is tried again: without its volumes this dispatch could not be restored again.
+            view.error = error;
+            return;
+        }
+        view.verified.push(last.clone());
+    }
     let status = view.status.as_ref();
     let newest = status.and_then(|s| s.last_sequence).unwrap_or_default();
     if newest < last.sequence {
@@ -99,12 +115,14 @@ async fn catch_up(
             }
         };
         match follow(&last, &bytes, pair, &name, now) {
-            Ok(received) => last = received,
+            Ok(received) => {
+                view.verified.push(received.clone());
+                last = received;
+            }
             Err(error) => {
                 view.refused = Some(causes(&error));
                 break;
             }
         }
     }
-    view.received = Some(last);
 }

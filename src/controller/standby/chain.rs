@@ -86,6 +86,25 @@ impl Received {
     }
 }
 
+/// Reads again a dispatch that was verified before a restart: its hash says that it is the same.
+///
+/// # Errors
+/// [`ChainError`].
+pub fn recall(known: &Received, bytes: &[u8], pair: &PairRecord) -> Result<Received, ChainError> {
+    let sequence = known.sequence;
+    let key = pair.verifying_key()?;
+    let signed = SignedHeader::verify(bytes, &key).map_err(|error| ChainError::Header(sequence, error))?;
+    if signed.hash() != known.hash {
+        return Err(ChainError::Broken { sequence, before: sequence });
+    }
+    Ok(Received {
+        epoch: Some(signed.header.epoch),
+        cut_time: Some(signed.header.cut_time),
+        volumes: signed.header.volumes.iter().map(|volume| volume.name.clone()).collect(),
+        ..known.clone()
+    })
+}
+
 /// Takes the stored bytes of the dispatch after `before`.
 ///
 /// # Errors

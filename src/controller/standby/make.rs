@@ -4,8 +4,9 @@
 use super::build::certs::{self, Pem};
 use super::build::restore::{self, RestoreInput};
 use super::build::{BuildError, covers, meta, vault, volumes};
+use super::chain::Received;
 use super::observe::Observed;
-use super::plan::{Issue, JobStep, certificates, growth, job_step};
+use super::plan::{Issue, JobStep, certificates, growth, job_step, parts};
 use super::validate::Verdict;
 use crate::api::DataEmbassy;
 use crate::api::names::{
@@ -31,6 +32,9 @@ pub enum MakeError {
     /// It could not be written.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The standby's workloads could not be removed.
+    #[error("cannot remove the standby's workloads")]
+    Objects(#[from] super::objects::ObjectsError),
 }
 
 impl From<certs::CertError> for MakeError {
@@ -193,14 +197,20 @@ impl Site<'_> {
     ///
     /// # Errors
     /// [`BuildError`] while home's volumes or the vault's address are not known.
-    pub fn restore_job_for(&self, sequence: u64, attempt: i32) -> Result<Job, BuildError> {
-        let volumes = self.verdict.volumes.as_ref().ok_or(BuildError::NoVolumes)?;
+    pub fn restore_job_for(
+        &self,
+        sequence: u64,
+        attempt: i32,
+        verified: &[Received],
+    ) -> Result<Job, BuildError> {
+        let home = self.verdict.volumes.as_ref().ok_or(BuildError::NoVolumes)?;
+        let volumes = parts(verified, sequence, home).map_err(BuildError::Volumes)?;
         let vault = vault::inside(self.observed.vault.service.as_ref()).ok_or(BuildError::NoService)?;
         let policy = self.observed.policy.clone().unwrap_or_default();
         let input = RestoreInput {
             object: self.object,
             pair: self.pair,
-            volumes,
+            volumes: &volumes,
             mover: &policy.sync.mover,
             image: &self.context.settings.image,
             vault: &vault,
@@ -213,11 +223,16 @@ impl Site<'_> {
     ///
     /// # Errors
     /// What could not be made; the next turn tries again.
-    pub async fn ensure_job(&self, sequence: u64, attempt: i32) -> Result<(), MakeError> {
+    pub async fn ensure_job(
+        &self,
+        sequence: u64,
+        attempt: i32,
+        verified: &[Received],
+    ) -> Result<(), MakeError> {
         let step = job_step(self.observed.restore.job.as_ref(), sequence, attempt);
         let job = match step {
             JobStep::Wait => return Ok(()),
-            JobStep::Create | JobStep::Replace(_) => self.restore_job_for(sequence, attempt)?,
+            JobStep::Create | JobStep::Replace(_) => self.restore_job_for(sequence, attempt, verified)?,
         };
         if let JobStep::Replace(uid) = step {
             let name = job.name_any();

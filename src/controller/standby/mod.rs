@@ -9,6 +9,7 @@ pub mod ask;
 pub mod build;
 pub mod chain;
 pub mod make;
+pub mod objects;
 pub mod observe;
 pub mod plan;
 pub mod retire;
@@ -16,7 +17,8 @@ pub mod runs;
 pub mod status;
 pub mod validate;
 
-pub mod objects;
+#[cfg(test)]
+mod tests;
 
 use super::Context;
 use super::apply::ApplyError;
@@ -57,21 +59,26 @@ pub enum StandbyError {
     Status(#[from] ApplyError),
 }
 
-/// What the embassy part remembers between turns: the newest verified header of each mirror, by
+/// Verified headers that are remembered for each mirror.
+const REMEMBERED: usize = 1024;
+
+/// What the embassy part remembers between turns: the newest verified headers of each mirror, by
 /// its UID. Never needed for safety; after a restart the chain is taken up from the status.
 #[derive(Clone, Default)]
 pub struct StandbyMemory {
-    received: Arc<Mutex<BTreeMap<String, Received>>>,
+    received: Arc<Mutex<BTreeMap<String, Vec<Received>>>>,
 }
 
 impl StandbyMemory {
-    fn get(&self, uid: &str) -> Option<Received> {
-        self.received.lock().ok()?.get(uid).cloned()
+    /// Oldest first.
+    fn get(&self, uid: &str) -> Vec<Received> {
+        self.received.lock().ok().and_then(|all| all.get(uid).cloned()).unwrap_or_default()
     }
 
-    fn set(&self, uid: &str, received: Received) {
+    fn set(&self, uid: &str, received: &[Received]) {
         if let Ok(mut all) = self.received.lock() {
-            all.insert(uid.to_owned(), received);
+            let first = received.len().saturating_sub(REMEMBERED);
+            all.insert(uid.to_owned(), received.iter().skip(first).cloned().collect());
         }
     }
 
@@ -108,7 +115,8 @@ pub async fn reconcile(
         context.standby.forget(&uid);
         return Ok(Action::await_change());
     }
-    let observed = observe::observe(object, context, pair).await?;
+    context.ledgers.ensure_embassy(pair, &context.client);
+    let observed = Box::pin(observe::observe(object, context, pair)).await?;
     let mut draft = object.status.clone().unwrap_or_default();
     let verdict = validate::validate(object, pair, &observed);
     let site = Site { context, object, pair, observed: &observed, verdict: &verdict };
@@ -121,17 +129,19 @@ pub async fn reconcile(
     let retired = object.spec.retired && serving == Serving::No;
     let made = make(&site, retired, now).await;
     let vault = ask::ask(object, pair, &observed, &context.standby, now).await;
-    runs::absorb(&mut draft, &observed.restore, vault.received.as_ref(), now);
+    runs::absorb(&mut draft, &observed.restore, &vault.verified, now);
+    if retired {
+        runs::abandon(&mut draft, now);
+    }
 
     // CALL SITE promote: `let promotion = promote::turn(&site, &vault, &mut draft, now).await;`
     // It reads `draft.run` and `draft.last_dispatch`, keeps `draft.promotion`, `last_promotion`,
     // `health_checks` and `suspect_since`, and may start workloads only when `plan::volumes_hold`.
     let promotion = Promotion::default();
 
-    let next = decide(&site, &draft, &vault, retired, &promotion);
-    let next = next(now);
+    let next = if retired { Next::Idle } else { decide(&site, &draft, &vault, &promotion, now) };
     if let Next::Start { sequence, attempt } = next {
-        let cut = vault.received.as_ref().filter(|r| r.sequence == sequence).and_then(|r| r.cut_time);
+        let cut = vault.verified.iter().find(|r| r.sequence == sequence).and_then(|r| r.cut_time);
         runs::start(&mut draft, build::restore::job_name(&object.name_any()), sequence, attempt, cut, now);
     }
     let error = made.as_ref().err().map(|error| causes(error));
@@ -153,7 +163,7 @@ pub async fn reconcile(
         return Ok(Action::requeue(SOON));
     }
     if let Some((sequence, attempt)) = due(&draft, retired) {
-        site.ensure_job(sequence, attempt).await?;
+        site.ensure_job(sequence, attempt, &vault.verified).await?;
     }
     made?;
     Ok(Action::requeue(if moving { SOON } else { LATER }))
@@ -172,31 +182,33 @@ async fn make(site: &Site<'_>, retired: bool, now: jiff::Timestamp) -> Result<()
     site.standby().await
 }
 
-/// The decision on restores, still waiting for the time.
-fn decide<'a>(
-    site: &'a Site<'_>,
-    draft: &'a DataEmbassyStatus,
-    vault: &'a status::VaultView,
-    retired: bool,
-    promotion: &'a Promotion,
-) -> impl FnOnce(jiff::Timestamp) -> Next + 'a {
-    move |now| {
-        if retired
-            || site.verdict.stalled.is_some()
-            || site.verdict.volumes.is_none()
-            || vault.refused.is_some()
-        {
-            return Next::Idle;
-        }
-        let input = NextInput {
-            observed: site.observed,
-            status: draft,
-            received: vault.received.as_ref(),
-            restores: promotion.restores,
-            max_movers: site.context.settings.max_movers,
-        };
-        plan::next(&input, now)
+/// The decision on restores, and why there may be none.
+fn decide(
+    site: &Site<'_>,
+    draft: &DataEmbassyStatus,
+    vault: &status::VaultView,
+    promotion: &Promotion,
+    now: jiff::Timestamp,
+) -> Next {
+    let Some(home) = site.verdict.volumes.as_ref() else { return Next::Idle };
+    // A claim that was not seen was not judged either: it could be somebody else's.
+    let unseen = home.volumes.iter().any(|volume| !site.observed.claims.contains_key(&volume.name));
+    if unseen || site.verdict.stalled.is_some() {
+        return Next::Idle;
     }
+    // A vault whose history changed is not followed; a promotion may still restore what was proven.
+    if vault.refused.is_some() && promotion.restores == Restores::Follow {
+        return Next::Idle;
+    }
+    let input = NextInput {
+        observed: site.observed,
+        status: draft,
+        verified: &vault.verified,
+        volumes: home,
+        restores: promotion.restores,
+        max_movers: site.context.settings.max_movers,
+    };
+    plan::next(&input, now)
 }
 
 /// The run whose Job must be there.
@@ -235,8 +247,7 @@ async fn write(
     }
     let before = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     for condition in status::changes(before, &draft.conditions) {
-        let good = condition.status == "True";
-        let type_ = if good { EventType::Normal } else { EventType::Warning };
+        let type_ = if condition.status == "False" { EventType::Warning } else { EventType::Normal };
         let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
         publish(context, object, type_, &condition.reason, note).await;
     }

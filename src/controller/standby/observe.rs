@@ -37,6 +37,9 @@ pub enum ObserveError {
     /// The API server refused or did not answer.
     #[error("cannot read {0}")]
     Api(&'static str, #[source] Box<kube::Error>),
+    /// More than can be looked through.
+    #[error("more than {MOST} {0} in the namespace: give the pair a namespace of its own")]
+    TooMany(&'static str),
     /// No answer in time.
     #[error("no answer in time while reading {0}")]
     Timeout(&'static str),
@@ -223,7 +226,12 @@ impl Reader<'_> {
             + std::fmt::Debug
             + serde::de::DeserializeOwned,
     {
-        Ok(bound(what, self.api::<K>().list(&params.clone().limit(MOST))).await?.items)
+        let list = bound(what, self.api::<K>().list(&params.clone().limit(MOST))).await?;
+        // Half a list would show a foreign claim as one that is not there yet.
+        if list.metadata.continue_.is_some_and(|token| !token.is_empty()) {
+            return Err(ObserveError::TooMany(what));
+        }
+        Ok(list.items)
     }
 
     async fn siblings(&self) -> Result<Vec<Sibling>, ObserveError> {

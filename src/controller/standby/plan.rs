@@ -8,6 +8,7 @@ use super::chain::Received;
 use super::observe::{Observed, Stored};
 use crate::api::embassy::{DataEmbassyStatus, RunState, RunStatus};
 use crate::api::ledger::Site;
+use crate::api::mirror::HomeVolumes;
 use crate::api::pair::PairRecord;
 use crate::api::report::{MoverKind, MoverReport};
 use k8s_openapi::api::batch::v1::Job;
@@ -251,8 +252,10 @@ pub struct NextInput<'a> {
     pub observed: &'a Observed,
     /// The status with the outcome of the last run in it.
     pub status: &'a DataEmbassyStatus,
-    /// The newest verified dispatch.
-    pub received: Option<&'a Received>,
+    /// The newest verified dispatches, oldest first.
+    pub verified: &'a [Received],
+    /// What home says of its volumes.
+    pub volumes: &'a HomeVolumes,
     /// What the promotion allows.
     pub restores: Restores,
     /// Movers that may run in this cluster at once.
@@ -273,11 +276,14 @@ pub fn next(input: &NextInput<'_>, now: jiff::Timestamp) -> Next {
         // Volumes hold what the last run left, not what was proven before it.
         Restores::Only(sequence) if volumes_hold(input, sequence) => return Next::Idle,
         Restores::Only(sequence) => sequence,
-        Restores::Follow => match input.received {
+        Restores::Follow => match input.verified.last() {
             Some(received) if received.sequence > proven => received.sequence,
             _ => return Next::Idle,
         },
     };
+    if let Err(why) = parts(input.verified, sequence, input.volumes) {
+        return Next::Held("VolumesUnknown", why);
+    }
     if !input.observed.key {
         return Next::Held("KeyMissing", "the repository's key is not here yet".to_owned());
     }
@@ -312,6 +318,24 @@ pub fn next(input: &NextInput<'_>, now: jiff::Timestamp) -> Next {
         return Next::Idle;
     }
     Next::Start { sequence, attempt: failed.map_or(1, |run| run.attempt.saturating_add(1)) }
+}
+
+/// Home's volumes that dispatch `sequence` holds: exactly those are restored. A mover that were
+/// given fewer would prove them, and the dispatch would look whole without the others.
+///
+/// # Errors
+/// Why they are not known, for people.
+pub fn parts(verified: &[Received], sequence: u64, home: &HomeVolumes) -> Result<HomeVolumes, String> {
+    let received = verified
+        .iter()
+        .find(|received| received.sequence == sequence && received.epoch.is_some())
+        .ok_or_else(|| format!("the header of dispatch {sequence} has not been read"))?;
+    let volumes = received.volumes.iter().map(|name| {
+        home.volumes.iter().find(|volume| volume.name == *name).cloned().ok_or_else(|| {
+            format!("dispatch {sequence} holds volume {name}, of which the mirror says nothing: home must mirror again")
+        })
+    });
+    Ok(HomeVolumes { volumes: volumes.collect::<Result<_, _>>()? })
 }
 
 /// True if the last run restored and proved `sequence`, and its finished Job still holds the name

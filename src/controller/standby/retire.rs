@@ -2,6 +2,7 @@
 
 use super::build::restore;
 use super::make::MakeError;
+use super::objects;
 use super::observe::Observed;
 use super::plan::Serving;
 use crate::api::names::{
@@ -89,6 +90,16 @@ pub async fn requests(
             Answer::Elsewhere => {}
             Answer::Refuse(why) => mark(context, request, RequestState::Refused, &why, now).await?,
             Answer::Retire { last } => {
+                // Volumes only go once nothing is left that could still write them.
+                let removed =
+                    objects::remove_all(context, &pair.embassy_namespace, &object.name_any()).await?;
+                if removed.left > 0 {
+                    let message = format!("{} objects of the standby are still being deleted", removed.left);
+                    if !again {
+                        mark(context, request, RequestState::Accepted, &message, now).await?;
+                    }
+                    return Ok(false);
+                }
                 erase(&context.applier, object, pair, observed, last).await?;
                 let left = if last {
                     "deleted, with the vault: it was the pair's last DataEmbassy"
@@ -149,7 +160,6 @@ async fn erase(
 ) -> Result<(), ApplyError> {
     let namespace = pair.embassy_namespace.as_str();
     let name = object.name_any();
-    // CALL SITE objects: `objects::remove_all(context, object, pair)` deletes the standby's workloads.
     applier.delete::<Job>(namespace, &restore::job_name(&name), None, None).await?;
     let ours = super::build::label_value(&name);
     let claims = observed.claims.values().filter(|claim| {
@@ -197,7 +207,7 @@ pub async fn stop(
     pair: &PairRecord,
     observed: &Observed,
 ) -> Result<(), MakeError> {
-    // CALL SITE objects: `objects::remove_all(context, object, pair)` stops the standby's workloads.
+    objects::remove_all(context, &pair.embassy_namespace, &object.name_any()).await?;
     if let Some(job) = &observed.restore.job {
         let uid = job.metadata.uid.as_deref();
         let name = restore::job_name(&object.name_any());

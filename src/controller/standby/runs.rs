@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 pub fn absorb(
     status: &mut DataEmbassyStatus,
     objects: &RestoreObjects,
-    received: Option<&Received>,
+    verified: &[Received],
     now: jiff::Timestamp,
 ) {
     let Some(run) = status.run.as_mut().filter(|run| run.state == Some(RunState::Running)) else { return };
@@ -23,7 +23,7 @@ pub fn absorb(
     let Some(job) = objects.job.as_ref().filter(|job| trigger_of(job) == Some((sequence, attempt))) else {
         return;
     };
-    let verified = received.filter(|received| received.sequence == sequence);
+    let verified = verified.iter().find(|received| received.sequence == sequence);
     let hash = verified.map(|received| received.hash.as_str());
     match outcome(job, &objects.pods, sequence, hash, now) {
         Outcome::Running(says) => run.message = says,
@@ -39,7 +39,10 @@ pub fn absorb(
             run.state = Some(RunState::Succeeded);
             run.message = None;
             run.completion_time = Some(Time(now));
-            status.last_dispatch = Some(dispatch(sequence, &report, verified, now));
+            let cut = run.cut_time.clone();
+            let mut proven = dispatch(sequence, &report, verified, now);
+            proven.cut_time = cut.or(proven.cut_time);
+            status.last_dispatch = Some(proven);
         }
     }
 }
@@ -53,7 +56,7 @@ fn dispatch(
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     DispatchStatus {
         sequence: count(sequence),
-        header_hash: report.header_hash.clone(),
+        header_hash: verified.map(|v| v.hash.clone()).or_else(|| report.header_hash.clone()),
         // The verified header's word goes before the mover's; never the time of the restore.
         cut_time: verified.and_then(|v| v.cut_time).or(report.cut_time).map(Time),
         received_time: verified.and_then(|v| v.received).map(Time),
@@ -62,6 +65,16 @@ fn dispatch(
         bytes_added: count(report.bytes_added),
         files: count(report.files),
         duration_seconds: report.duration_seconds,
+    }
+}
+
+/// Ends the run of a retired DataEmbassy: its Job is deleted.
+pub fn abandon(status: &mut DataEmbassyStatus, now: jiff::Timestamp) {
+    if let Some(run) = status.run.as_mut().filter(|run| run.state == Some(RunState::Running)) {
+        run.state = Some(RunState::Failed);
+        run.reason = Some("Retired".to_owned());
+        run.message = Some("the DataEmbassy was deleted at home".to_owned());
+        run.completion_time = Some(Time(now));
     }
 }
 

@@ -23,8 +23,8 @@ pub struct VaultView {
     pub status: Option<RepositoryStatus>,
     /// Why there is none.
     pub error: Option<String>,
-    /// The newest verified dispatch.
-    pub received: Option<Received>,
+    /// The newest verified dispatches, oldest first.
+    pub verified: Vec<Received>,
     /// Why no dispatch after that is taken.
     pub refused: Option<String>,
 }
@@ -60,7 +60,7 @@ pub fn fill(status: &mut DataEmbassyStatus, facts: &Facts<'_>, now: jiff::Timest
         status.epoch = status.epoch.max(i64::try_from(writ.epoch).ok());
         status.active_site = Some(writ.site());
     }
-    if let Some(received) = &facts.vault.received {
+    if let Some(received) = facts.vault.verified.last() {
         status.received_sequence = i64::try_from(received.sequence).ok().filter(|n| *n > 0);
     }
     status.volumes = volumes(facts);
@@ -159,14 +159,14 @@ fn proven(facts: &Facts<'_>, status: &DataEmbassyStatus) -> Wanted {
     {
         return Wanted::no(kind, reason, message.clone());
     }
-    match (&status.last_dispatch, &facts.vault.received) {
+    match (&status.last_dispatch, facts.vault.verified.last()) {
         (Some(dispatch), _) => {
             Wanted::yes(kind, "Proven", format!("dispatch {} was restored and compared", dispatch.sequence))
         }
-        (None, Some(received)) if received.sequence > 0 => {
+        (None, Some(received)) => {
             Wanted::no(kind, "Seeding", format!("dispatch {} is being restored", received.sequence))
         }
-        (None, _) => Wanted::no(kind, "NothingReceived", "no dispatch has arrived from home yet"),
+        (None, None) => Wanted::no(kind, "NothingReceived", "no dispatch has arrived from home yet"),
     }
 }
 
@@ -269,10 +269,11 @@ pub fn changes<'a>(
     before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
     after: &'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
 ) -> Vec<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-    let summary = [types::READY, types::RECONCILING, types::STALLED];
+    // False is the good state of these, or they repeat what another says.
+    let silent = [types::READY, types::RECONCILING, types::STALLED, types::DIVERGENCE_DETECTED];
     after
         .iter()
-        .filter(|now| !summary.contains(&now.type_.as_str()))
+        .filter(|now| !silent.contains(&now.type_.as_str()))
         .filter(|now| match conditions::get(before, &now.type_) {
             Some(old) => old.status != now.status || (now.status == "False" && old.reason != now.reason),
             None => now.status == "False",

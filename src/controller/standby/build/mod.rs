@@ -28,6 +28,9 @@ pub enum BuildError {
     /// Home has not said yet which volumes there are.
     #[error("the mirror says nothing of home's volumes yet")]
     NoVolumes,
+    /// Which volumes a dispatch has is not known.
+    #[error("{0}")]
+    Volumes(String),
     /// The vault's Service has no address yet.
     #[error("the vault's Service has no address yet")]
     NoService,
