@@ -178,13 +178,28 @@ impl LedgerHub {
         let next = ledger.into_lease(&lease, None, None)?;
         let api = ledger_api(client, pair);
         let result = bounded(pair.lease.timeout.get(), replace(&api, &next)).await;
-        // Whatever came of it: what was read is old now. The watcher reads again within a turn.
-        if let Some(watcher) = lock(&self.embassy).get(&pair.id) {
-            let mut view = lock(&watcher.view);
-            view.lease = None;
-            view.ledger = None;
+        let received = boottime();
+        let Some(watcher) = lock(&self.embassy).get(&pair.id).map(|w| w.view.clone()) else {
+            return result.map(|_| ());
+        };
+        let mut view = lock(&watcher);
+        match result {
+            // The answer is a read of what stands now.
+            Ok(lease) => {
+                view.sighting.observe(&lease.resource_version().unwrap_or_default(), received);
+                view.ledger = Some(ledger);
+                view.lease = Some(lease);
+                Ok(())
+            }
+            // What was read is old, and the request may still land: read again within a turn.
+            Err(error) => {
+                view.ledger = None;
+                view.lease = None;
+                view.last_error =
+                    Some("an update of the ledger is in doubt and is being read again".to_owned());
+                Err(error)
+            }
         }
-        result.map(|_| ())
     }
 }
 

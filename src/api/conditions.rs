@@ -17,6 +17,7 @@ pub mod types {
     pub const FENCE_READY: &str = "FenceReady";
     pub const PROMOTION_ALLOWED: &str = "PromotionAllowed";
     pub const ENCRYPTION_VERIFIED: &str = "EncryptionVerified";
+    pub const STANDBY_READY: &str = "StandbyReady";
     pub const VAULT_READY: &str = "VaultReady";
     pub const DIVERGENCE_DETECTED: &str = "DivergenceDetected";
 }

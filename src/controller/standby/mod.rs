@@ -12,6 +12,7 @@ pub mod make;
 pub mod objects;
 pub mod observe;
 pub mod plan;
+pub mod promote;
 pub mod retire;
 pub mod runs;
 pub mod status;
@@ -24,7 +25,9 @@ use super::Context;
 use super::apply::ApplyError;
 use crate::api::conditions::{self, Wanted, types};
 use crate::api::embassy::{DataEmbassyStatus, Phase, RunState};
-use crate::api::{DataEmbassy, pair::PairRecord};
+use crate::api::policy::PromotionMode;
+use crate::api::request::RequestState;
+use crate::api::{DataEmbassy, EmbassyRequest, pair::PairRecord};
 use crate::cli::chain as causes;
 use chain::Received;
 use kube::Resource as _;
@@ -40,6 +43,8 @@ use std::time::Duration;
 
 /// Time to the next turn while something moves.
 const SOON: Duration = Duration::from_secs(2);
+/// Time to the next turn while home is in doubt: each of these is a moment without service.
+const HURRY: Duration = Duration::from_millis(500);
 /// Time to the next turn otherwise.
 const LATER: Duration = Duration::from_secs(10);
 /// Bound of writing one Event.
@@ -98,6 +103,10 @@ pub struct Promotion {
     pub conditions: Vec<Wanted>,
     /// Which restores may run.
     pub restores: Restores,
+    /// Home is in doubt or a promotion is under way.
+    pub hurry: bool,
+    /// It may come to a promotion: look often enough to see it.
+    pub watchful: bool,
 }
 
 /// One turn for a DataEmbassy mirrored into this cluster; `pair` is its namespace's pair record.
@@ -134,10 +143,7 @@ pub async fn reconcile(
         runs::abandon(&mut draft, now);
     }
 
-    // CALL SITE promote: `let promotion = promote::turn(&site, &vault, &mut draft, now).await;`
-    // It reads `draft.run` and `draft.last_dispatch`, keeps `draft.promotion`, `last_promotion`,
-    // `health_checks` and `suspect_since`, and may start workloads only when `plan::volumes_hold`.
-    let promotion = Promotion::default();
+    let promotion = promotion(&site, &vault, &mut draft, retired, now).await?;
 
     let next = if retired { Next::Idle } else { decide(&site, &draft, &vault, &promotion, now) };
     if let Next::Start { sequence, attempt } = next {
@@ -157,7 +163,13 @@ pub async fn reconcile(
     };
     status::fill(&mut draft, &facts, now);
     put(&mut draft, &promotion, object.metadata.generation, now);
-    let moving = status::is_moving(&facts, &draft);
+    let pause = if promotion.hurry {
+        HURRY
+    } else if status::is_moving(&facts, &draft) || promotion.watchful {
+        SOON
+    } else {
+        LATER
+    };
     if !write(context, object, &draft).await? {
         // Somebody else was faster: what was decided here was decided on old news.
         return Ok(Action::requeue(SOON));
@@ -166,7 +178,69 @@ pub async fn reconcile(
         site.ensure_job(sequence, attempt, &vault.verified).await?;
     }
     made?;
-    Ok(Action::requeue(if moving { SOON } else { LATER }))
+    Ok(Action::requeue(pause))
+}
+
+/// Lets the promotion have its say; a retired copy and one without a policy have none.
+async fn promotion(
+    site: &Site<'_>,
+    vault: &status::VaultView,
+    draft: &mut DataEmbassyStatus,
+    retired: bool,
+    now: jiff::Timestamp,
+) -> Result<Promotion, StandbyError> {
+    let (context, object) = (site.context, site.object);
+    let Some(policy) = site.observed.policy.as_ref().filter(|_| !retired) else {
+        let key = format!("{}/{}", site.pair.embassy_namespace, object.name_any());
+        context.probes.forget(&key);
+        return Ok(Promotion::default());
+    };
+    let input = promote::Input {
+        object,
+        policy,
+        pair: site.pair,
+        key_present: site.observed.key,
+        received: vault.verified.iter().map(|r| r.sequence).max(),
+        requests: &open(&site.observed.requests),
+    };
+    let outcome = Box::pin(promote::turn(context, &input, draft, now)).await;
+    for (name, state, message) in &outcome.requests {
+        if let Some(request) = site.observed.requests.iter().find(|r| r.name_any() == *name) {
+            retire::mark(context, request, *state, message, now).await?;
+        }
+    }
+    let mut conditions = outcome.conditions;
+    conditions.push(standby_ready(&outcome.synced, outcome.objects_error.as_deref()));
+    if let Some(synced) = outcome.synced {
+        draft.services = synced.services;
+    }
+    let hurry = outcome.moving || matches!(outcome.phase, Some(Phase::HomeSuspect | Phase::AwaitingWrit));
+    let watchful = policy.promotion.mode != PromotionMode::None;
+    Ok(Promotion { phase: outcome.phase, conditions, restores: outcome.restores, hurry, watchful })
+}
+
+fn open(requests: &[EmbassyRequest]) -> Vec<EmbassyRequest> {
+    let ended = [Some(RequestState::Completed), Some(RequestState::Refused)];
+    let open = requests.iter().filter(|r| !ended.contains(&r.status.as_ref().and_then(|s| s.state)));
+    open.cloned().collect()
+}
+
+/// Whether every object of the service could be made here.
+fn standby_ready(synced: &Option<objects::Synced>, error: Option<&str>) -> Wanted {
+    let kind = types::STANDBY_READY;
+    match (synced, error) {
+        (_, Some(error)) => Wanted::no(kind, "ObjectsFailed", error),
+        (None, None) => {
+            Wanted::unknown(kind, "NoServices", "spec.services is not given: the data alone is copied")
+        }
+        (Some(synced), None) => match synced.findings.first() {
+            Some(f) => Wanted::no(kind, f.reason, format!("{}/{}: {}", f.kind, f.name, f.message)),
+            None if synced.sequence.is_none() => {
+                Wanted::unknown(kind, "NoManifests", "no dispatch with manifests has been restored yet")
+            }
+            None => Wanted::yes(kind, "Made", "every object of the service stands by"),
+        },
+    }
 }
 
 async fn make(site: &Site<'_>, retired: bool, now: jiff::Timestamp) -> Result<(), MakeError> {
@@ -177,8 +251,6 @@ async fn make(site: &Site<'_>, retired: bool, now: jiff::Timestamp) -> Result<()
     if retired || site.verdict.stalled.is_some() || !site.verdict.storage {
         return Ok(());
     }
-    // CALL SITE objects: after this, `objects::turn(&site, &mut draft)` makes the standby workloads
-    // from Secret `names::manifests(<de>)` when its ANNOTATION_SEQUENCE is the proven dispatch's.
     site.standby().await
 }
 

@@ -1,0 +1,264 @@
+//! Promotion: gathers the evidence, lets [`crate::domain::promotion::decide`] decide, and does it.
+//!
+//! Every step is idempotent and the status remembers which one is being done, so an operator that
+//! dies at any of them comes to the same end.
+
+mod evidence;
+mod steps;
+
+use super::objects::{self, Mode, Synced};
+use super::plan::Restores;
+use crate::api::conditions::{Wanted, types};
+use crate::api::embassy::{DataEmbassyStatus, Phase, PromotionProgress, PromotionStep};
+use crate::api::ledger::{Site, Writ};
+use crate::api::names::{HOME_LEDGER_ROLE, ledger};
+use crate::api::pair::PairRecord;
+use crate::api::request::{RequestState, Verb};
+use crate::api::{DataEmbassy, EmbassyRequest, ReplicaPolicySpec};
+use crate::controller::Context;
+use crate::domain::promotion::{Decision, closed_gate, decide};
+use crate::domain::writ::override_writ;
+use crate::lease::LeaseError;
+use evidence::Gathered;
+use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::Role;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+use serde_json::json;
+
+/// What a turn of the promotion rests on.
+pub struct Input<'a> {
+    /// The mirror.
+    pub object: &'a DataEmbassy,
+    /// Its policy.
+    pub policy: &'a ReplicaPolicySpec,
+    /// The pair record.
+    pub pair: &'a PairRecord,
+    /// The repository's key is here.
+    pub key_present: bool,
+    /// The newest received dispatch.
+    pub received: Option<u64>,
+    /// Requests for this DataEmbassy that have not come to their end, oldest first.
+    pub requests: &'a [EmbassyRequest],
+}
+
+/// What came of a turn.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The phase, when the promotion has one to show.
+    pub phase: Option<Phase>,
+    /// Conditions that the promotion owns.
+    pub conditions: Vec<Wanted>,
+    /// What restores may run.
+    pub restores: Restores,
+    /// The standby's objects, as far as they could be synced.
+    pub synced: Option<Synced>,
+    /// Why the objects could not be synced.
+    pub objects_error: Option<String>,
+    /// Requests whose status changes: name, state, message.
+    pub requests: Vec<(String, RequestState, String)>,
+    /// Something moves: come back soon.
+    pub moving: bool,
+}
+
+/// Why a step failed; it is tried again, and nothing before it is undone.
+#[derive(Debug, thiserror::Error)]
+pub enum PromoteError {
+    /// The ledger.
+    #[error("cannot write the ledger")]
+    Ledger(#[from] LeaseError),
+    /// The standby's objects.
+    #[error("cannot start the standby")]
+    Objects(#[from] objects::ObjectsError),
+    /// Home's rights.
+    #[error("cannot take `update` of the ledger away from home")]
+    Revoke(#[from] crate::controller::apply::ApplyError),
+}
+
+/// One turn. Changes `status` (promotion, epoch, health, suspicion) and says the rest in the outcome.
+pub async fn turn(
+    ctx: &Context,
+    input: &Input<'_>,
+    status: &mut DataEmbassyStatus,
+    now: Timestamp,
+) -> Outcome {
+    let gathered = evidence::gather(ctx, input, status, now);
+    evidence::note(&gathered, status, now);
+    let mut outcome = Outcome::default();
+    let decision = decide(&gathered.evidence(input, status), now);
+    outcome.conditions = conditions(&gathered, input, status, now);
+    match act(ctx, input, status, &gathered, &decision, now, &mut outcome).await {
+        Ok(()) => {}
+        Err(error) => {
+            outcome.moving = true;
+            let message = crate::cli::chain(&error);
+            tracing::warn!(name = input.object.name_any(), %message, "promotion step failed");
+            outcome.conditions.push(Wanted::no(types::PROMOTION_ALLOWED, "StepFailed", message));
+        }
+    }
+    sync_objects(ctx, input, status, &mut outcome).await;
+    answer_requests(input, &decision, status, &mut outcome);
+    outcome
+}
+
+async fn act(
+    ctx: &Context,
+    input: &Input<'_>,
+    status: &mut DataEmbassyStatus,
+    gathered: &Gathered,
+    decision: &Decision,
+    now: Timestamp,
+    outcome: &mut Outcome,
+) -> Result<(), PromoteError> {
+    outcome.restores = Restores::Follow;
+    match decision {
+        Decision::Stay => leave(status, gathered),
+        Decision::Suspect(_) => outcome.phase = Some(Phase::HomeSuspect),
+        Decision::Await(_) => outcome.phase = Some(Phase::AwaitingWrit),
+        Decision::Hold(..) => outcome.phase = Some(Phase::PromotionHeld),
+        Decision::Claim(writ, why) => {
+            write(ctx, input, *writ).await?;
+            begin(input, status, why, false, now);
+        }
+        Decision::Override => {
+            let writ = gathered.writ.unwrap_or_default();
+            write(ctx, input, override_writ(&writ)).await?;
+            begin(input, status, "override by a human", true, now);
+        }
+        Decision::Confirm(writ) => {
+            if status.promotion.is_none() {
+                begin(input, status, "a claim that stood already", writ.overridden, now);
+            }
+            write(ctx, input, *writ).await?;
+            step_to(status, PromotionStep::FinishRestore);
+        }
+        Decision::Continue => {
+            let overridden = gathered.writ.is_some_and(|w| w.overridden);
+            if status.promotion.is_none() {
+                begin(input, status, "a promotion that was under way", overridden, now);
+            }
+            if status.promotion.as_ref().is_some_and(|p| p.step <= PromotionStep::Confirm) {
+                step_to(status, PromotionStep::FinishRestore);
+            }
+            revoke_home(ctx, input, gathered).await?;
+            steps::run(ctx, input, status, gathered, now, outcome).await?;
+        }
+        Decision::Serving => revoke_home(ctx, input, gathered).await?,
+    }
+    if status.promotion.is_some() {
+        outcome.moving = true;
+        outcome.phase = Some(Phase::Promoting);
+        if outcome.restores == Restores::Follow {
+            outcome.restores = Restores::Hold;
+        }
+    } else if gathered.serves(status) {
+        outcome.phase = Some(Phase::Promoted);
+        outcome.restores = Restores::Hold;
+    }
+    Ok(())
+}
+
+/// A promotion that was begun and whose claim never came to stand is no promotion.
+fn leave(status: &mut DataEmbassyStatus, gathered: &Gathered) {
+    if gathered.writ.is_some_and(|w| w.site() == Site::Home) {
+        status.promotion = None;
+    }
+}
+
+fn begin(input: &Input<'_>, status: &mut DataEmbassyStatus, why: &str, overridden: bool, now: Timestamp) {
+    let proven = status.last_dispatch.as_ref().map_or(0, |d| d.sequence);
+    let received = input.received.and_then(|r| i64::try_from(r).ok()).unwrap_or(0);
+    status.promotion = Some(PromotionProgress {
+        step: PromotionStep::Confirm,
+        reason: why.to_owned(),
+        started_at: status.suspect_since.clone().unwrap_or(Time(now)),
+        sequence: proven.max(received),
+        overridden,
+    });
+}
+
+fn step_to(status: &mut DataEmbassyStatus, step: PromotionStep) {
+    if let Some(progress) = status.promotion.as_mut() {
+        progress.step = progress.step.max(step);
+    }
+}
+
+async fn write(ctx: &Context, input: &Input<'_>, writ: Writ) -> Result<(), PromoteError> {
+    let name = input.object.name_any();
+    Ok(ctx.ledgers.write_writ(input.pair, &ctx.client, &name, writ).await?)
+}
+
+/// Rule 11: while the embassy holds every writ of the pair, home may read the ledger and no more.
+/// With a writ still at home its beat must go on, so the right stays.
+async fn revoke_home(ctx: &Context, input: &Input<'_>, gathered: &Gathered) -> Result<(), PromoteError> {
+    if !gathered.all_confirmed {
+        return Ok(());
+    }
+    let rules = json!({"rules": [{
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "resourceNames": [ledger(&input.pair.id)],
+        "verbs": ["get", "watch"],
+    }]});
+    let namespace = &input.pair.embassy_namespace;
+    ctx.applier.merge::<Role>(namespace, HOME_LEDGER_ROLE, &rules).await?;
+    Ok(())
+}
+
+fn conditions(
+    gathered: &Gathered,
+    input: &Input<'_>,
+    status: &DataEmbassyStatus,
+    now: Timestamp,
+) -> Vec<Wanted> {
+    let mut list = vec![gathered.home_reachable(), gathered.quorum()];
+    list.push(match closed_gate(&gathered.evidence(input, status), now) {
+        _ if gathered.serves(status) => {
+            Wanted::no(types::PROMOTION_ALLOWED, "Promoted", "the embassy holds the writ and serves")
+        }
+        Some((gate, message)) => Wanted::no(types::PROMOTION_ALLOWED, gate.reason(), message),
+        None => Wanted::yes(types::PROMOTION_ALLOWED, "GatesOpen", "every gate is open"),
+    });
+    list.push(Wanted::no(
+        types::FENCE_READY,
+        "BestEffort",
+        "fence Scale is best effort: a node at home that reboots may start pods before they are fenced",
+    ));
+    list
+}
+
+async fn sync_objects(ctx: &Context, input: &Input<'_>, status: &DataEmbassyStatus, outcome: &mut Outcome) {
+    if outcome.synced.is_some() || input.object.spec.services.is_none() {
+        return;
+    }
+    let serving = outcome.phase == Some(Phase::Promoted)
+        || status.promotion.as_ref().is_some_and(|p| p.step >= PromotionStep::Start);
+    let mode = if serving { Mode::Serving } else { Mode::PilotLight };
+    match objects::sync(ctx, &input.pair.embassy_namespace, input.object, mode).await {
+        Ok(synced) => outcome.synced = Some(synced),
+        Err(error) => outcome.objects_error = Some(crate::cli::chain(&error)),
+    }
+}
+
+fn answer_requests(
+    input: &Input<'_>,
+    decision: &Decision,
+    status: &DataEmbassyStatus,
+    outcome: &mut Outcome,
+) {
+    let (state, message) = match decision {
+        Decision::Serving => (RequestState::Completed, "the embassy serves".to_owned()),
+        Decision::Stay if input.object.spec.retired => {
+            (RequestState::Refused, "the DataEmbassy is retired".to_owned())
+        }
+        Decision::Stay => (RequestState::Refused, "promotion.mode is None: this is a copy only".to_owned()),
+        Decision::Hold(gate, why) => (RequestState::Accepted, format!("held, {}: {why}", gate.reason())),
+        Decision::Await(why) => (RequestState::Accepted, format!("waiting: {why}")),
+        _ if status.promotion.is_none() && outcome.phase == Some(Phase::Promoted) => {
+            (RequestState::Completed, "the embassy serves".to_owned())
+        }
+        _ => (RequestState::Accepted, "promoting".to_owned()),
+    };
+    let ours = input.requests.iter().filter(|r| matches!(r.spec.verb, Verb::Promote | Verb::Override));
+    outcome.requests.extend(ours.map(|r| (r.name_any(), state, message.clone())));
+}

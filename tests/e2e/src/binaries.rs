@@ -1,0 +1,46 @@
+//! The product's programs and its image, built by the Makefile before anything of this runs.
+
+use anyhow::{Context as _, Result};
+use std::path::{Path, PathBuf};
+use testbed::image;
+
+/// Name of the operator's image in the test clusters.
+pub const IMAGE: &str = "localhost/data-embassy:test";
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// The kubectl plugin.
+    pub plugin: PathBuf,
+    /// The OCI archive of [`IMAGE`].
+    pub image: PathBuf,
+    /// The repository.
+    pub root: PathBuf,
+    /// The real helm.
+    pub helm: PathBuf,
+}
+
+impl Binaries {
+    /// Finds the programs (`EMBASSY_STATIC`, `KUBECTL_EMBASSY`: set by the Makefile) and builds the
+    /// image from the Containerfile.
+    ///
+    /// # Errors
+    /// A clear line about what is missing.
+    pub fn find() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+        let embassy = from_env("EMBASSY_STATIC")?;
+        let plugin = from_env("KUBECTL_EMBASSY")?;
+        let folder = embassy.parent().context("EMBASSY_STATIC has no folder")?;
+        let image = folder.join("image.tar");
+        image::containerfile(&root.join("Containerfile"), folder, IMAGE, &image)
+            .context("cannot build the operator's image")?;
+        Ok(Self { plugin, image, root, helm: testbed::cache::helm()? })
+    }
+}
+
+fn from_env(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os(name)
+        .with_context(|| format!("{name} is not set: run this by `make demo` or `make test`"))?;
+    let path = PathBuf::from(path);
+    path.canonicalize().with_context(|| format!("{name}={} is not there", path.display()))
+}
