@@ -1,7 +1,14 @@
 //! The mover as its users run it: the real binary, the stock restic, real file systems.
 //!
 //! What came out is judged by `judge`, which shares no code with the mover.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unwrap_in_result,
+    missing_docs
+)]
 
 #[allow(dead_code)]
 #[path = "vault/harness.rs"]

@@ -147,6 +147,8 @@ async fn patch_secret(namespace: &str, name: &str, patch: &serde_json::Value) ->
 }
 
 fn in_cluster() -> Result<kube::Client, String> {
+    // An error only says that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = kube::Config::incluster().map_err(|error| crate::cli::chain(&error))?;
     config.connect_timeout = Some(CALL_TIMEOUT);
     config.read_timeout = Some(CALL_TIMEOUT);

@@ -143,8 +143,3 @@ impl Drop for Bench {
         let _ = fs::remove_dir_all(self.dir.path());
     }
 }
-
-/// The tests need root: for owners, device nodes and `trusted.*` attributes.
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}

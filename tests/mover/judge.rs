@@ -2,7 +2,6 @@
 
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -97,8 +96,4 @@ pub fn without(mut picture: Picture, skip: impl Fn(&str) -> bool) -> Picture {
 /// 512-byte blocks that a file takes.
 pub fn blocks(path: &Path) -> u64 {
     fs::metadata(path).unwrap().blocks()
-}
-
-pub fn name(bytes: &[u8]) -> &OsStr {
-    OsStr::from_bytes(bytes)
 }

@@ -65,7 +65,7 @@ fn carry(client: TcpStream, server: TcpStream, fault: Fault, number: usize, stru
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         passed += count;
         let strike = match fault {
-            Fault::Cut(after) => number % 2 == 0 && passed > after,
+            Fault::Cut(after) => number.is_multiple_of(2) && passed > after,
             Fault::LoseAnswer(_) => lose.load(Ordering::SeqCst) && struck.load(Ordering::SeqCst) == 0,
         };
         if strike {

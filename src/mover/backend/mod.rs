@@ -138,7 +138,7 @@ pub struct Location {
 pub fn open(spec: &str, tls: &tls::TlsFiles, progress: &Arc<Progress>) -> Result<Location, BackendError> {
     let gated = |inner| Arc::new(gate::Gate::new(inner, progress.clone()));
     if let Some(url) = spec.strip_prefix("rest:") {
-        let rest = Arc::new(rest::RestBackend::new(url, tls)?);
+        let rest = Arc::new(rest::RestBackend::new(url, tls, progress.clone())?);
         let name = rest.name();
         let files = gated(Arc::new(window::Windowed::new(rest.clone())));
         return Ok(Location { files, dispatches: rest, name });

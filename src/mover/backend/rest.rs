@@ -3,6 +3,7 @@
 use super::tls::{TlsFiles, client_config};
 use super::{BackendError, Committed, DispatchStore, rest_path};
 use crate::api::dispatch::{MAX_HEADER_BYTES, dispatch_name, parse_dispatch_name};
+use crate::mover::progress::Progress;
 use bytes::Bytes;
 use reqwest::blocking::{Body, Client, RequestBuilder, Response};
 use reqwest::header::{ACCEPT, RANGE};
@@ -10,6 +11,7 @@ use reqwest::{Method, StatusCode};
 use rustic_core::{BytesList, FileType, Id, ReadBackend, RusticResult, WriteBackend};
 use serde::Deserialize;
 use std::io::Read as _;
+use std::sync::Arc;
 use std::time::Duration;
 use url::{Host, Url};
 
@@ -31,6 +33,7 @@ const MAX_REFUSAL: u64 = 4 << 10;
 pub struct RestBackend {
     client: Client,
     base: Url,
+    progress: Arc<Progress>,
 }
 
 #[derive(Deserialize)]
@@ -52,7 +55,7 @@ impl RestBackend {
     ///
     /// # Errors
     /// [`BackendError::Setup`]: not a URL, plain http to another host than loopback, bad PEM.
-    pub fn new(url: &str, tls: &TlsFiles) -> Result<Self, BackendError> {
+    pub fn new(url: &str, tls: &TlsFiles, progress: Arc<Progress>) -> Result<Self, BackendError> {
         let with_slash = if url.ends_with('/') { url.to_owned() } else { format!("{url}/") };
         let base = Url::parse(&with_slash)
             .map_err(|error| BackendError::Setup(format!("{url} is not a URL: {error}")))?;
@@ -81,7 +84,7 @@ impl RestBackend {
             builder.no_hickory_dns()
         };
         let client = builder.build().map_err(|error| BackendError::Setup(text(&error)))?;
-        Ok(Self { client, base })
+        Ok(Self { client, base, progress })
     }
 
     /// The address without user and password.
@@ -119,7 +122,8 @@ impl RestBackend {
                 Err(error) if error.is_builder() => return Err(BackendError::Setup(text(&error))),
                 Err(error) => text(&error),
             };
-            if tried >= TRIES {
+            // A pod that is to stop has 30 s: no time to wait for a vault that is away.
+            if tried >= TRIES || self.progress.stopped() {
                 return Err(BackendError::Unreachable { url: url.to_string(), tries: tried, why });
             }
             std::thread::sleep(pause);
