@@ -93,8 +93,11 @@ struct FileWrit {
 impl EpochSource for FileSource {
     fn epoch<'a>(&'a self, data_embassy: &'a str) -> BoxFuture<'a, Result<Option<u64>, EpochError>> {
         Box::pin(async move {
-            // A local file of a kilobyte: not worth a thread of its own.
-            let bytes = read_bounded(&self.0, MAX_EPOCH_FILE).map_err(EpochError::File)?;
+            // Off the event loop: a file on a network mount may hang.
+            let path = self.0.clone();
+            let read = tokio::task::spawn_blocking(move || read_bounded(&path, MAX_EPOCH_FILE)).await;
+            let bytes =
+                read.map_err(std::io::Error::other).and_then(|read| read).map_err(EpochError::File)?;
             let writs: BTreeMap<String, FileWrit> =
                 serde_json::from_slice(&bytes).map_err(EpochError::Json)?;
             let writ = writs.get(data_embassy);

@@ -9,7 +9,7 @@ use http::StatusCode;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -20,25 +20,26 @@ const MAX_CONNECTIONS: usize = 32;
 /// Longest life of a connection; a scrape takes milliseconds.
 const LIFETIME: Duration = Duration::from_secs(60);
 
+/// What health is judged by.
 #[derive(Clone)]
-struct Health {
-    vault: Arc<Vault>,
-    tls: Option<watch::Receiver<Current>>,
-    shutdown: CancellationToken,
+pub struct Health {
+    /// Empty while the repositories are being opened. Counting millions of objects takes longer
+    /// than a liveness probe waits, and a vault killed for that would never start.
+    pub vault: Arc<OnceLock<Arc<Vault>>>,
+    /// Our certificate.
+    pub tls: Option<watch::Receiver<Current>>,
+    /// Cancelled at SIGTERM.
+    pub shutdown: CancellationToken,
 }
 
 /// Serves until the token is cancelled.
-pub async fn serve(
-    listener: TcpListener,
-    vault: Arc<Vault>,
-    tls: Option<watch::Receiver<Current>>,
-    shutdown: CancellationToken,
-) {
+pub async fn serve(listener: TcpListener, health: Health) {
+    let shutdown = health.shutdown.clone();
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(Health { vault, tls, shutdown: shutdown.clone() });
+        .with_state(health);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -78,10 +79,24 @@ fn not_ready(health: &Health) -> Option<&'static str> {
     if health.tls.as_ref().is_some_and(|tls| tls.borrow().not_after <= now) {
         return Some("the certificate has expired");
     }
+    let Some(vault) = health.vault.get() else { return Some("opening the repositories") };
     // A volume that went away under us answers with an error here.
-    health.vault.committer.store.space().err().map(|_| "the vault's folder does not answer")
+    vault.committer.store.space().err().map(|_| "the vault's folder does not answer")
 }
 
 async fn metrics(State(health): State<Health>) -> String {
-    health.vault.metrics.text(&health.vault)
+    health.vault.get().map(|vault| vault.metrics.text(vault)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vault_that_still_opens_is_alive_but_not_ready() {
+        let health = Health { vault: Arc::default(), tls: None, shutdown: CancellationToken::new() };
+        assert_eq!(not_ready(&health), Some("opening the repositories"));
+        health.shutdown.cancel();
+        assert_eq!(not_ready(&health), Some("shutting down"));
+    }
 }

@@ -38,19 +38,19 @@ pub use config::VaultArgs;
 
 use crate::cli::CliResult;
 use commit::Committer;
+use health::Health;
 use metrics::Metrics;
 use repositories::Repositories;
 use server::{Server, Vault};
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tls::TlsState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 use usage::Quotas;
 
 /// How often watched files are read again.
@@ -78,13 +78,9 @@ pub struct ListenError {
 /// # Errors
 /// The error printed by `main`.
 pub fn run(args: &VaultArgs) -> CliResult {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // Somebody may have set up logging before us; then that one serves.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .try_init();
+    crate::telemetry::init();
+    // For the ledger's client; the server's own TLS names its library itself.
+    crate::cli::install_crypto();
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -99,14 +95,20 @@ pub fn run(args: &VaultArgs) -> CliResult {
 
 async fn serve(args: &VaultArgs) -> CliResult {
     let tls = args.tls()?.map(TlsState::load).transpose()?.map(Arc::new);
-    let vault = Arc::new(open(args)?);
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
     let watching = tls.as_ref().map(|tls| tls.subscribe());
+    let opened = Arc::new(OnceLock::new());
     if let Some(address) = args.health_listen {
-        let health = listen(address, "health").await?;
-        tokio::spawn(health::serve(health, Arc::clone(&vault), watching.clone(), shutdown.clone()));
+        let listener = listen(address, "health").await?;
+        let health = Health { vault: Arc::clone(&opened), tls: watching.clone(), shutdown: shutdown.clone() };
+        tokio::spawn(health::serve(listener, health));
     }
+    let vault = tokio::select! {
+        vault = open(args) => Arc::new(vault?),
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    opened.get_or_init(|| Arc::clone(&vault));
     tokio::spawn(reload(Arc::clone(&vault), tls));
     let listener = listen(args.listen, "vault").await?;
     let max_connections = usize::from(args.max_connections);
@@ -115,14 +117,17 @@ async fn serve(args: &VaultArgs) -> CliResult {
     Ok(())
 }
 
-fn open(args: &VaultArgs) -> Result<Vault, Box<dyn std::error::Error + Send + Sync>> {
+async fn open(args: &VaultArgs) -> Result<Vault, Box<dyn std::error::Error + Send + Sync>> {
     let authority = args.authority()?;
     let epochs = args.epochs()?;
-    let store = Arc::new(store::Store::open(&args.data)?);
+    let quotas = Quotas::load(args.quota_file.clone())?;
+    let repositories = Repositories::load(&args.repositories, args.repositories_file.clone())?;
+    let data = args.data.clone();
+    let store = Arc::new(tokio::task::spawn_blocking(move || store::Store::open(&data)).await??);
     Ok(Vault {
         committer: Arc::new(Committer { store, authority, epochs }),
-        quotas: Quotas::load(args.quota_file.clone())?,
-        repositories: Repositories::load(&args.repositories, args.repositories_file.clone())?,
+        quotas,
+        repositories,
         metrics: Metrics::default(),
         uploads: Semaphore::new(UPLOADS),
         lists: Arc::new(Semaphore::new(LISTS)),

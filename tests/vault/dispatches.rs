@@ -6,7 +6,10 @@ use data_embassy::api::dispatch::{
 };
 use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp};
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 pub struct Site {
     pub dir: tempfile::TempDir,
@@ -250,6 +253,40 @@ fn of_many_commits_at_once_one_wins() {
     assert_eq!(results.iter().filter(|result| **result == ok()).count(), 1, "{results:?}");
     assert!(results.iter().all(|result| *result == ok() || *result == refused("ChainBroken")), "{results:?}");
     assert_eq!(dispatches(&site.data()), 1);
+}
+
+/// The embassy claims the writ, then asks for the status: no commit of the old epoch may land after
+/// that answer, not even one whose client has hung up meanwhile.
+#[test]
+fn the_status_waits_for_a_commit_in_flight() {
+    let (site, vault) = Site::start();
+    let ledger = site.dir.path().join("epochs.json");
+    std::fs::remove_file(&ledger).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&ledger).status().unwrap();
+    assert!(made.success());
+    let first = sign(site.header(1, CHAIN_START));
+    let mut stream = TcpStream::connect(vault.address).unwrap();
+    let (path, length) = (dispatch_name(1), first.bytes().len());
+    write!(
+        stream,
+        "POST /register/dispatches/{path} HTTP/1.1\r\nhost: v\r\ncontent-length: {length}\r\n\r\n"
+    )
+    .unwrap();
+    stream.write_all(first.bytes()).unwrap();
+    // Opens only once the commit reads the ledger.
+    let mut answer = std::fs::OpenOptions::new().write(true).open(&ledger).unwrap();
+    drop(stream);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| status(&vault));
+        let early = Instant::now() + Duration::from_millis(500);
+        while Instant::now() < early {
+            assert!(!asked.is_finished(), "{:?} while a commit was in flight", asked.join());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        answer.write_all(br#"{"register":{"epoch":4}}"#).unwrap();
+        drop(answer);
+        assert_eq!(asked.join().unwrap()["lastHeader"], first.hash());
+    });
 }
 
 #[test]

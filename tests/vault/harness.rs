@@ -45,6 +45,9 @@ impl Vault {
         let mut child = Command::new(env!("CARGO_BIN_EXE_embassy"))
             .args(["vault", "--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"])
             .args(flags)
+            // The log is parsed here: plain text, whatever this shell prefers.
+            .env("NO_COLOR", "1")
+            .env_remove("EMBASSY_LOG")
             .stderr(Stdio::piped())
             .stdin(Stdio::null())
             .spawn()
