@@ -55,7 +55,7 @@ impl HomeMemory {
         let version =
             format!("{}/{}", secret.uid().unwrap_or_default(), secret.resource_version().unwrap_or_default());
         if let Some(known) = lock(&self.pairs).get(key).filter(|k| k.version == version) {
-            return (Pairing::Ready(known.record.clone()), Some(known.client.clone()));
+            return (Pairing::Ready(Box::new(known.record.clone())), Some(known.client.clone()));
         }
         match open(secret).await {
             Ok((record, client)) => {
@@ -65,7 +65,7 @@ impl HomeMemory {
                     pairs.clear();
                 }
                 pairs.insert(key.to_owned(), known);
-                (Pairing::Ready(record), Some(client))
+                (Pairing::Ready(Box::new(record)), Some(client))
             }
             Err(pairing) => (pairing, None),
         }

@@ -17,6 +17,8 @@ pub mod remote;
 pub mod retire;
 pub mod select;
 pub mod status;
+#[cfg(test)]
+mod testing;
 mod turn;
 pub mod validate;
 
@@ -57,7 +59,7 @@ pub enum HomeError {
 /// [`HomeError`]; what could be written to the status was written before.
 pub async fn reconcile(object: &DataEmbassy, context: &Context) -> Result<Action, HomeError> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    match turn::turn(&namespace, &name, context).await {
+    match Box::pin(turn::turn(&namespace, &name, context)).await {
         Ok(action) => Ok(action),
         // Someone else wrote meanwhile: what was decided is void, and nothing is lost.
         Err(HomeError::Apply(error)) if error.is_conflict() => {

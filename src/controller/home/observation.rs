@@ -62,15 +62,15 @@ pub enum Pairing {
     /// Its kubeconfig cannot be used.
     KubeconfigInvalid(String),
     /// All there.
-    Ready(PairRecord),
+    Ready(Box<PairRecord>),
 }
 
 impl Pairing {
     /// The record, if there is a usable one.
     #[must_use]
-    pub const fn record(&self) -> Option<&PairRecord> {
+    pub fn record(&self) -> Option<&PairRecord> {
         match self {
-            Self::Ready(record) => Some(record),
+            Self::Ready(record) => Some(record.as_ref()),
             _ => None,
         }
     }

@@ -363,7 +363,10 @@ fn scheduled(seen: &Observation, sync: &SyncSpec, last: Option<Timestamp>) -> Du
     // `occurrence + late` must lie in (last, now].
     let back =
         |t: Timestamp| t.checked_sub(jiff::SignedDuration::try_from(late).unwrap_or_default()).unwrap_or(t);
-    match clockwork.latest(back(last), back(seen.now)) {
+    // A start is kept in whole seconds, rounded down: alone it would let the same time come twice.
+    let status = seen.status();
+    let done = status.run.as_ref().and_then(|r| r.trigger.strip_prefix("schedule/")?.parse().ok());
+    match clockwork.latest(back(last).max(done.unwrap_or(Timestamp::MIN)), back(seen.now)) {
         Some(time) => now_for(time),
         None => clockwork.next(back(seen.now)).map_or(Due::Never, |t| Due::At(after(t, late))),
     }

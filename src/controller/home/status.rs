@@ -245,7 +245,7 @@ fn phase(seen: &Observation, outcome: &Outcome, status: &DataEmbassyStatus, want
     }
     let vault = seen.embassy.mirror.as_ref().is_some_and(|m| m.status.vault.is_some());
     let reached = seen.embassy.reach == Reach::Reached;
-    if !before && !(reached && vault) {
+    if !(before || reached && vault) {
         return Phase::Provisioning;
     }
     if reached && proven(seen).is_none() {

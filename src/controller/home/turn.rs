@@ -76,7 +76,7 @@ async fn pairing(seen: &mut Observation, context: &Context) -> Result<Option<Cli
         && seen.object.metadata.deletion_timestamp.is_some()
         && let Some((record, client)) = context.home.remembered(&memory_key)
     {
-        seen.pairing = super::observation::Pairing::Ready(record);
+        seen.pairing = super::observation::Pairing::Ready(Box::new(record));
         return Ok(Some(client));
     }
     Ok(client)
@@ -151,12 +151,14 @@ async fn abroad(
     let unknown = seen.writ.epoch.is_none() && seen.status().epoch.is_some();
     let odd = seen.writ.odd() || seen.status().epoch.is_some_and(|e| e % 2 != 0);
     if !unknown && !odd {
-        if seen.embassy.mirror.is_none() && !has_finalizer(&seen.object) {
-            if let Err(error) = set_finalizer(seen, true, context).await {
-                return outcome.faults.push(fault(&act::ActError::Apply(error)));
-            }
-        }
         let volumes_known = outcome.problems.is_empty();
+        // Only once there is a mirror, or one is about to be made: what was never mirrored goes at once.
+        if (volumes_known || seen.embassy.mirror.is_some())
+            && !has_finalizer(&seen.object)
+            && let Err(error) = set_finalizer(seen, true, context).await
+        {
+            return outcome.faults.push(fault(&act::ActError::Apply(error)));
+        }
         if let Err(problem) = remote::write_mirror(client, pair, seen, volumes_known).await {
             outcome.faults.push(problem);
         }

@@ -245,3 +245,7 @@ fn direct(claims: &[&Claim]) -> Option<Problem> {
         dispatch("VolumesOnDifferentNodes", message)
     })
 }
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;
