@@ -9,6 +9,9 @@
 {{- $name := include "embassy.name" . }}
 {{- if contains $name .Release.Name }}
 {{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else if hasPrefix .Release.Name $name }}
+{{- /* `helm install data-embassy` shall not make data-embassy-data-embassy-operator. */ -}}
+{{- $name }}
 {{- else }}
 {{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
 {{- end }}
