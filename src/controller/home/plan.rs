@@ -25,6 +25,8 @@ const RECUT_AFTER: Duration = Duration::from_secs(30);
 const CUT_WINDOW: Duration = Duration::from_secs(60);
 /// A driver may fail and try again; not for longer than this.
 const SNAPSHOT_ERROR_AFTER: Duration = Duration::from_secs(60);
+/// How long the Job of a failed run is kept for its log.
+const KEEP_FAILED: Duration = Duration::from_secs(900);
 /// Longest wait for snapshots.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(900);
 
@@ -121,9 +123,15 @@ pub fn plan(seen: &Observation, problems: &[Problem]) -> Plan {
     }
 }
 
-/// Jobs of other runs than the last one, whose log may still be read.
+/// Jobs that are over. A pod that has ended still holds its claims, so a Job goes as soon as its
+/// word is in the status; a failed one stays a while for its log.
 fn old_jobs(seen: &Observation, run: Option<&RunStatus>) -> Vec<(String, String)> {
-    let last = run.and_then(|r| r.start_time.as_ref()).map(|t| run_name(seen.name(), t.0));
+    let needed = run.filter(|r| match (r.state, &r.completion_time) {
+        (Some(RunState::Succeeded), _) => false,
+        (Some(RunState::Failed), Some(end)) => elapsed(end.0, seen.now) < KEEP_FAILED,
+        _ => true,
+    });
+    let last = needed.and_then(|r| r.start_time.as_ref()).map(|t| run_name(seen.name(), t.0));
     let old = seen.jobs.iter().filter(|j| !j.deleting && Some(&j.name) != last.as_ref());
     old.map(|j| (j.name.clone(), j.uid.clone())).collect()
 }

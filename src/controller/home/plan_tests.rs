@@ -218,6 +218,17 @@ fn leftovers_go_and_what_the_run_needs_stays() {
     let decided = decide(&seen);
     assert_eq!(decided.leftovers.len(), 2);
     assert!(decided.old_jobs.is_empty());
+    // What it said is in the status now: the Job goes, because its pod still holds the claims.
+    let ended =
+        |state, end: &str| RunStatus { completion_time: Some(Time(at(end))), ..run("x", START, state) };
+    for (state, end, gone) in [
+        (RunState::Succeeded, "2026-03-01T12:01:40Z", true),
+        (RunState::Failed, "2026-03-01T12:01:40Z", false),
+        (RunState::Failed, "2026-03-01T11:01:40Z", true),
+    ] {
+        set_run(&mut seen, ended(state, end));
+        assert_eq!(!decide(&seen).old_jobs.is_empty(), gone, "{state:?} {end}");
+    }
 }
 
 #[test]

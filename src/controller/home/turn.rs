@@ -283,8 +283,10 @@ fn news(old: &DataEmbassyStatus, new: &DataEmbassyStatus) -> Vec<(EventType, Str
             continue;
         }
         let bad = condition.status == if condition.type_ == types::STALLED { "True" } else { "False" };
-        // The first word on what is well is no news.
-        if bad || was.is_some_and(|w| w.status != "Unknown" && w.status != condition.status) {
+        // What is well from the beginning is no news, and neither is a replica that is not there yet.
+        let turned = was.is_some_and(|w| w.status != "Unknown" && w.status != condition.status);
+        let replica = [types::REPLICA_FRESH, types::REPLICA_PROVEN].contains(&condition.type_.as_str());
+        if turned || (bad && !replica) {
             let kind = if bad { EventType::Warning } else { EventType::Normal };
             let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
             news.push((kind, condition.reason.clone(), note));
