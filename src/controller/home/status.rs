@@ -67,8 +67,9 @@ pub fn status(seen: &Observation, plan: &Plan, outcome: &Outcome) -> DataEmbassy
     let mut wanted = vec![
         stalled(outcome),
         embassy_reachable(seen),
-        replica_fresh(seen),
+        // Before freshness: why nothing is proven explains why nothing is fresh.
         replica_proven(seen),
+        replica_fresh(seen),
         keys_available(seen, outcome),
     ];
     let phase = phase(seen, outcome, &status, &wanted);

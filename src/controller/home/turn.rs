@@ -391,7 +391,11 @@ async fn delete(
 
 async fn go(seen: &Observation, why: &str, context: &Context) -> Result<Action, HomeError> {
     tell(&seen.object, EventType::Normal, "Retired", format!("let go: {why}"), context).await;
-    set_finalizer(seen, false, context).await?;
+    match set_finalizer(seen, false, context).await {
+        // Another replica of the operator was faster.
+        Err(error) if error.code() == Some(404) => {}
+        other => other?,
+    }
     forget_ledger(seen, context);
     Ok(Action::await_change())
 }
