@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod controller;
+pub mod crash;
 pub mod crds;
 pub mod domain;
 pub mod lease;

@@ -21,7 +21,7 @@ use crate::api::embassy::Arbiter;
 use crate::api::ledger::{Ledger, Site, Writ};
 use crate::api::pair::LeaseSettings;
 use crate::api::policy::Fencing;
-use crate::clock::Boot;
+use super::boot::Boot;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

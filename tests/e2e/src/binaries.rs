@@ -28,14 +28,31 @@ impl Binaries {
     /// A clear line about what is missing.
     pub fn find() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
-        let embassy = from_env("EMBASSY_STATIC")?;
         let plugin = from_env("KUBECTL_EMBASSY")?;
-        let folder = embassy.parent().context("EMBASSY_STATIC has no folder")?;
-        let image = folder.join("image.tar");
-        image::containerfile(&root.join("Containerfile"), folder, IMAGE, &image)
-            .context("cannot build the operator's image")?;
+        let image = image_of(&root, &from_env("EMBASSY_STATIC")?)?;
         Ok(Self { plugin, image, root, helm: testbed::cache::helm()? })
     }
+
+    /// The same with the operator that can be made to die and to misjudge time
+    /// (`EMBASSY_STATIC_FAULTS`): for tests, never for users.
+    ///
+    /// # Errors
+    /// A clear line about what is missing.
+    pub fn with_faults(self) -> Result<Self> {
+        let image = image_of(&self.root, &from_env("EMBASSY_STATIC_FAULTS")?)?;
+        Ok(Self { image, ..self })
+    }
+}
+
+/// The image of a program, from the Containerfile that users build theirs from.
+fn image_of(root: &Path, program: &Path) -> Result<PathBuf> {
+    let folder = program.parent().context("the program has no folder")?;
+    let name = program.file_name().context("the program has no name")?;
+    let binary = [format!("BINARY={}", name.to_string_lossy())];
+    let image = folder.join("image.tar");
+    image::containerfile(&root.join("Containerfile"), folder, &binary, IMAGE, &image)
+        .with_context(|| format!("cannot build the image of {}", program.display()))?;
+    Ok(image)
 }
 
 fn from_env(name: &str) -> Result<PathBuf> {

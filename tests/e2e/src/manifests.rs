@@ -63,6 +63,53 @@ spec:
     )
 }
 
+/// A small service for tests that need no database: it appends a line every second and flushes it.
+/// Its first line is `marker`.
+#[must_use]
+pub fn notes(names: &Names, marker: &str, class: &str) -> String {
+    let namespace = &names.home;
+    format!(
+        r#"
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {namespace}}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: notes, namespace: {namespace}, labels: {{register: population}}}}
+spec:
+  serviceName: notes
+  replicas: 1
+  selector: {{matchLabels: {{app: notes}}}}
+  persistentVolumeClaimRetentionPolicy: {{whenScaled: Retain, whenDeleted: Retain}}
+  template:
+    metadata: {{labels: {{app: notes}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: 1000
+        runAsGroup: 1000
+        fsGroup: 1000
+        fsGroupChangePolicy: OnRootMismatch
+        seccompProfile: {{type: RuntimeDefault}}
+      containers:
+      - name: notes
+        image: localhost/busybox:test
+        imagePullPolicy: Never
+        command: [sh, -c, "test -s /data/notes || echo '{marker}' > /data/notes; while :; do read up rest < /proc/uptime; echo $up >> /data/notes; sync; sleep 1; done"]
+        securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+        volumeMounts: [{{name: data, mountPath: /data}}]
+  volumeClaimTemplates:
+  - metadata: {{name: data, labels: {{register: population}}}}
+    spec:
+      accessModes: [ReadWriteOnce]
+      storageClassName: {class}
+      resources: {{requests: {{storage: 64Mi}}}}
+"#
+    )
+}
+
 /// What a DataEmbassy of the tests is like.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -82,6 +129,8 @@ pub struct Wanted {
     pub quota: Option<String>,
     /// Accept the fence `Scale`.
     pub accept_unproven_fence: bool,
+    /// Address of the health check; the embassy's prober connects to it.
+    pub health: Option<String>,
 }
 
 impl Default for Wanted {
@@ -95,19 +144,26 @@ impl Default for Wanted {
             volumes: None,
             quota: None,
             accept_unproven_fence: true,
+            health: None,
         }
     }
 }
 
 /// ReplicaPolicy and DataEmbassy of the register.
 #[must_use]
-pub fn data_embassy(names: &Names, wanted: &Wanted, health: &str) -> String {
+pub fn data_embassy(names: &Names, wanted: &Wanted) -> String {
     let Names { home, embassy, secret, name } = names;
     let Wanted { mode, arbiter, storage_class, when, max_data_loss, accept_unproven_fence, .. } = wanted;
     let volumes = match &wanted.volumes {
         Some(list) => format!("{{names: [{}]}}", list.join(", ")),
         None => "{selector: {matchLabels: {register: population}}}".to_owned(),
     };
+    let checks = wanted.health.as_ref().map_or_else(String::new, |address| {
+        format!(
+            r#"healthChecks:
+  - {{name: service, tcp: {{address: "{address}"}}, period: 2s, timeout: 1s, failureThreshold: 2, successThreshold: 2}}"#
+        )
+    });
     let vault = wanted.quota.as_ref().map(|q| format!("quota: {q}")).unwrap_or_default();
     format!(
         r#"
@@ -120,8 +176,7 @@ spec:
     recoveryPointObjective: 2m
     copyMethod: Snapshot
   encryption: {{atRest: Required, keyCustody: Entrusted}}
-  healthChecks:
-  - {{name: postgres, tcp: {{address: "{health}"}}, period: 2s, timeout: 1s, failureThreshold: 2, successThreshold: 2}}
+  {checks}
   promotion:
     mode: {mode}
     stabilization: 5s

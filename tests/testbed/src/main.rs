@@ -134,6 +134,9 @@ enum ImageVerb {
         /// The archive to write.
         #[arg(short, long)]
         output: PathBuf,
+        /// `NAME=VALUE` for an ARG of the file.
+        #[arg(long = "build-arg")]
+        build_args: Vec<String>,
         /// The folder that it is built of.
         #[arg(default_value = ".")]
         context: PathBuf,
@@ -254,8 +257,8 @@ fn build() -> Result<()> {
 fn images(instance: Option<u8>, verb: ImageVerb) -> Result<()> {
     match verb {
         ImageVerb::Load { cluster, archive } => attach(instance)?.cluster(&cluster)?.load_image(&archive),
-        ImageVerb::Build { file, tag, output, context } => {
-            image::containerfile(&file, &context, &tag, &output)
+        ImageVerb::Build { file, tag, output, build_args, context } => {
+            image::containerfile(&file, &context, &build_args, &tag, &output)
         }
         ImageVerb::Postgres { cluster } => {
             let archive = image::postgres()?;

@@ -16,6 +16,7 @@ use crate::api::pair::PairRecord;
 use crate::api::request::{RequestState, Verb};
 use crate::api::{DataEmbassy, EmbassyRequest, ReplicaPolicySpec};
 use crate::controller::Context;
+use crate::crash;
 use crate::domain::promotion::{Decision, closed_gate, decide};
 use crate::domain::writ::override_writ;
 use crate::lease::LeaseError;
@@ -118,6 +119,7 @@ async fn act(
         Decision::Hold(..) => outcome.phase = Some(Phase::PromotionHeld),
         Decision::Claim(writ, why) => {
             write(ctx, input, *writ).await?;
+            crash::point("afterClaim");
             begin(input, status, why, false, now);
         }
         Decision::Override => {
@@ -130,6 +132,7 @@ async fn act(
                 begin(input, status, "a claim that stood already", writ.overridden, now);
             }
             write(ctx, input, *writ).await?;
+            crash::point("afterConfirm");
             step_to(status, PromotionStep::FinishRestore);
         }
         Decision::Continue => {

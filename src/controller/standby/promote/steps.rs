@@ -7,6 +7,7 @@ use crate::api::embassy::{DataEmbassyStatus, PromotionRecord, PromotionStep};
 use crate::controller::Context;
 use crate::controller::standby::objects::{self, Mode};
 use crate::controller::standby::plan::{Restores, run_of};
+use crate::crash;
 use crate::domain::promotion::{LastRestore, RestoreStep, finish_restore, next_step};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -23,6 +24,7 @@ pub async fn run(
 ) -> Result<(), PromoteError> {
     outcome.restores = Restores::Hold;
     while let Some(step) = status.promotion.as_ref().map(|p| p.step) {
+        crash::point(&format!("before{step:?}"));
         let done = match step {
             PromotionStep::Claim | PromotionStep::Confirm => true,
             PromotionStep::FinishRestore => restored(status, outcome),
@@ -36,6 +38,8 @@ pub async fn run(
         if !done {
             return Ok(());
         }
+        // Done, but the status does not know it yet.
+        crash::point(&format!("after{step:?}"));
         match next_step(step) {
             Some(next) => {
                 if let Some(progress) = status.promotion.as_mut() {

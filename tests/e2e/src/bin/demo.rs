@@ -48,8 +48,8 @@ fn story(sites: &Sites, say: &dyn Fn(&str)) -> Result<String> {
     say("home: PostgreSQL runs on an encrypted volume, pgbench's tables are filled");
     sites.pair(&names, &[])?;
     say("home and embassy are paired (`kubectl embassy pair`)");
-    let health = format!("{}:{PORT}", home.node_ip());
-    home.apply(&manifests::data_embassy(&names, &Wanted::default(), &health))?;
+    let health = Some(format!("{}:{PORT}", home.node_ip()));
+    home.apply(&manifests::data_embassy(&names, &Wanted { health, ..Wanted::default() }))?;
     say("home: DataEmbassy applied (arbiter Embassy, fence Scale accepted as best effort)");
     let load = register.pgbench(home)?;
     let writer = register.writer(home, 1)?;

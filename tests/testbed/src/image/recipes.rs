@@ -125,8 +125,14 @@ fn postgres_root(root: &Path) -> Result<()> {
 }
 
 /// Builds an image out of a Containerfile and its folder, and writes it as an OCI archive. There
-/// is no registry to pull from: such a file starts `FROM scratch`.
-pub fn containerfile(file: &Path, context: &Path, name: &str, to: &Path) -> Result<()> {
+/// is no registry to pull from: such a file starts `FROM scratch`. `build_args` are `NAME=VALUE`.
+pub fn containerfile(
+    file: &Path,
+    context: &Path,
+    build_args: &[String],
+    name: &str,
+    to: &Path,
+) -> Result<()> {
     host::require_root()?;
     host::require(host::BUILDAH)?;
     let parent = to.parent().context("an archive needs a folder")?;
@@ -140,7 +146,10 @@ pub fn containerfile(file: &Path, context: &Path, name: &str, to: &Path) -> Resu
         sys::output(&mut command)
     };
     let (file, context) = (file.display().to_string(), context.display().to_string());
-    buildah(&["bud", "--isolation", "chroot", "--pull-never", "-f", &file, "-t", name, &context])?;
+    let mut build = vec!["bud", "--isolation", "chroot", "--pull-never", "-f", &file, "-t", name];
+    build.extend(build_args.iter().flat_map(|arg| ["--build-arg", arg.as_str()]));
+    build.push(&context);
+    buildah(&build)?;
     let part = work.path().join("image.tar");
     buildah(&["push", name, &format!("oci-archive:{}:{name}", part.display())])?;
     fs::rename(&part, to).with_context(|| format!("cannot write {}", to.display()))
