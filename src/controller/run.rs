@@ -12,6 +12,7 @@ use crate::metrics::{EmbassyLabels, Metrics};
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::ListParams;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
@@ -87,15 +88,8 @@ async fn controller(context: Arc<Context>, ready: Arc<AtomicBool>) {
     let ours = watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGER}"));
     let embassies: Api<DataEmbassy> = Api::all(client.clone());
     let controller = Controller::new(embassies, watcher::Config::default());
-    let store = controller.store();
-    let by_policy = store.clone();
-    let ready_store = store.clone();
-    tokio::spawn(async move {
-        // An error means that the store's writer is gone: then the process is ending anyway.
-        if ready_store.wait_until_ready().await.is_ok() {
-            ready.store(true, std::sync::atomic::Ordering::Relaxed);
-        }
-    });
+    let by_policy = controller.store();
+    tokio::spawn(first_list(client.clone(), ready));
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))
         .owns(Api::<Job>::all(client.clone()), ours)
@@ -118,6 +112,23 @@ async fn controller(context: Arc<Context>, ready: Arc<AtomicBool>) {
             }
         })
         .await;
+}
+
+/// Ready is who can list DataEmbassies. (Not `Store::wait_until_ready`: it keeps one waker only, and
+/// the controller itself waits on it; the second one to wait may sleep for ever.)
+async fn first_list(client: Client, ready: Arc<AtomicBool>) {
+    let api: Api<DataEmbassy> = Api::all(client);
+    let one = ListParams::default().limit(1);
+    loop {
+        match tokio::time::timeout(OWN_CALL, api.list(&one)).await {
+            Ok(Ok(_)) => return ready.store(true, std::sync::atomic::Ordering::Relaxed),
+            Ok(Err(error)) => {
+                tracing::warn!(error = crate::cli::chain(&error), "cannot list DataEmbassies yet");
+            }
+            Err(_) => tracing::warn!("no answer to the first list of DataEmbassies"),
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
 }
 
 async fn reconcile(object: Arc<DataEmbassy>, context: Arc<Context>) -> Result<Action, OperatorError> {

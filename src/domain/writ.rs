@@ -197,6 +197,8 @@ pub struct HomeEvidence<'a> {
     pub high_water: Option<u64>,
     /// The writ as last seen by this process.
     pub writ: Option<&'a Writ>,
+    /// True once this process has read the ledger, whatever it held.
+    pub read: bool,
     /// Permit from [`home_permits`].
     pub permit: Option<Boot>,
     /// True once a turn at the ledger has ended, well or badly.
@@ -212,6 +214,11 @@ pub fn home_right(evidence: &HomeEvidence<'_>, now: Boot) -> HomeRight {
     }
     if evidence.writ.is_some_and(|w| w.yielding) {
         return HomeRight::Denied(format!("epoch {seen} is being yielded"));
+    }
+    // A DataEmbassy that was made anew knows nothing of the one before it: the embassy may hold the
+    // writ. Nothing is stopped for that, and nothing that was fenced is let go either.
+    if evidence.high_water.is_none() && evidence.writ.is_none() && !evidence.read {
+        return HomeRight::Unknown;
     }
     match (evidence.arbiter, evidence.permit) {
         (Arbiter::Home, _) => HomeRight::Granted(None),

@@ -56,7 +56,7 @@ fn a_ledger_from_an_old_backup_votes_for_nobody() {
 }
 
 fn evidence(arbiter: Arbiter, writ: Option<&Writ>) -> HomeEvidence<'_> {
-    HomeEvidence { arbiter, high_water: Some(0), writ, permit: None, asked: true }
+    HomeEvidence { arbiter, high_water: Some(0), writ, read: writ.is_some(), permit: None, asked: true }
 }
 
 #[test]
@@ -76,6 +76,17 @@ fn home_remembers_that_it_lost_the_writ_although_the_ledger_is_out_of_reach() {
     for arbiter in [Arbiter::Home, Arbiter::Embassy] {
         let lost = HomeEvidence { high_water: Some(1), permit: Some(at(99)), ..evidence(arbiter, None) };
         assert!(matches!(home_right(&lost, at(1)), HomeRight::Denied(_)), "{arbiter:?}");
+    }
+}
+
+/// Deleted and made anew at home, without its status, while the embassy may hold the writ.
+#[test]
+fn without_a_past_and_before_the_ledger_was_read_nothing_is_let_go() {
+    for arbiter in [Arbiter::Home, Arbiter::Embassy] {
+        let anew = HomeEvidence { high_water: None, asked: true, ..evidence(arbiter, None) };
+        assert_eq!(home_right(&anew, at(1)), HomeRight::Unknown, "{arbiter:?}");
+        let read = HomeEvidence { read: true, ..anew };
+        assert_eq!(home_right(&read, at(1)), HomeRight::Granted(None), "nobody can claim: {arbiter:?}");
     }
 }
 

@@ -73,19 +73,24 @@ pub async fn reconcile(object: &DataEmbassy, context: &Context) -> Result<Action
     }
 }
 
-/// Keeps the beat at the ledger and the fence, apart from this reconcile: both are tasks of their
-/// own. Once a writ was seen it is kept whatever else is wrong, because without the beat the
-/// embassy would take over and home would be fenced.
-fn keep_ledger(seen: &Observation, pair: &PairRecord, client: &Client, context: &Context) {
-    let high_water = high_water(seen);
-    let want = HomeWant { high_water };
+/// Keeps the beat at the ledger, apart from this reconcile: it is a task of its own. Once a writ was
+/// seen it is kept whatever else is wrong, because without the beat the embassy would take over and
+/// home would be fenced.
+fn keep_beat(seen: &Observation, pair: &PairRecord, client: &Client, context: &Context) {
+    let want = HomeWant { high_water: high_water(seen) };
     context.ledgers.ensure_home(pair, client.clone(), &context.settings.identity, seen.name(), want);
+}
+
+/// Keeps the fence, a task of its own too. It needs no way to the embassy: a home that cannot renew
+/// its permit, because the kubeconfig is gone, say, must stop all the more.
+fn keep_fence(seen: &Observation, pair: &str, context: &Context) {
+    let high_water = high_water(seen);
     let claims = select::claims(&seen.object.spec.volumes, &seen.claims);
     let workloads = select::workloads(seen.object.spec.services.as_ref(), &seen.workloads);
     let target = FenceTarget {
         namespace: seen.namespace().to_owned(),
         name: seen.name().to_owned(),
-        pair: pair.id.clone(),
+        pair: pair.to_owned(),
         arbiter: seen.object.spec.embassy.arbiter,
         high_water,
         members: Members {
@@ -96,7 +101,7 @@ fn keep_ledger(seen: &Observation, pair: &PairRecord, client: &Client, context: 
     context.fences.ensure(&key(seen), target, &context.ledgers, &context.applier);
 }
 
-/// Ends what [`keep_ledger`] began.
+/// Ends what [`keep_beat`] and [`keep_fence`] began.
 fn forget_ledger(seen: &Observation, context: &Context) {
     let pair = seen.pairing.record().map(|p| p.id.clone()).or_else(|| seen.status().pair);
     if let Some(pair) = pair {
@@ -121,6 +126,7 @@ fn writ(seen: &Observation, pair: &PairRecord, context: &Context) -> WritView {
         arbiter: seen.object.spec.embassy.arbiter,
         high_water: high_water(seen),
         writ,
+        read: view.ledger.is_some(),
         permit: view.permits.get(seen.name()).copied(),
         asked: view.turns > 0,
     };

@@ -7,7 +7,7 @@ use super::remote::{self, Remote};
 use super::retire::{Farewell, farewell};
 use super::status::{self, Outcome};
 use super::validate::{Problem, Scope, validate};
-use super::{HomeError, act, build, forget_ledger, has_finalizer, keep_ledger, key, observe, writ};
+use super::{HomeError, act, build, forget_ledger, has_finalizer, keep_beat, keep_fence, key, observe, writ};
 use crate::api::DataEmbassy;
 use crate::api::conditions::{self, Wanted, types};
 use crate::api::embassy::DataEmbassyStatus;
@@ -34,6 +34,10 @@ pub(super) async fn turn(namespace: &str, name: &str, context: &Context) -> Resu
         return Ok(Action::await_change());
     };
     let client = pairing(&mut seen, context).await?;
+    // A writ once seen is a right that can lapse, whatever else is wrong now.
+    if let Some(pair) = seen.status().pair.filter(|_| seen.status().epoch.is_some()) {
+        keep_fence(&seen, &pair, context);
+    }
     if seen.object.metadata.deletion_timestamp.is_some() {
         return Box::pin(delete(seen, client, context)).await;
     }
@@ -43,7 +47,8 @@ pub(super) async fn turn(namespace: &str, name: &str, context: &Context) -> Resu
     if let (Some(pair), Some(client)) = (seen.pairing.record().cloned(), &client) {
         let paired = !problems.iter().any(|p| p.reason == "WrongNamespace");
         if paired && (!blocked || seen.status().epoch.is_some()) {
-            keep_ledger(&seen, &pair, client, context);
+            keep_beat(&seen, &pair, client, context);
+            keep_fence(&seen, &pair.id, context);
         }
         if paired {
             remote = ask(&seen, &pair, client).await;

@@ -29,6 +29,9 @@ use tokio::task::AbortHandle;
 
 /// Time between two looks; part of F.
 const TURN: Duration = Duration::from_millis(500);
+/// A fence whose ledger nobody has asked by then (no usable kubeconfig, say) holds no permit: the
+/// process before this one may have, and it lapses by itself.
+const KEEPER_GRACE: Duration = Duration::from_secs(5);
 /// Bound of one list call to this cluster's own API server.
 const OWN_CALL: Duration = Duration::from_secs(5);
 /// Seconds between TERM and KILL. Not zero: a forced deletion takes the object away before the
@@ -131,11 +134,11 @@ impl FenceHub {
 async fn guard(shared: Arc<Mutex<Shared>>, ledgers: LedgerHub, applier: Applier) {
     let mut ticks = tokio::time::interval(TURN);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut was = None;
+    let (mut was, began) = (None, boottime());
     loop {
         ticks.tick().await;
         let target = lock(&shared).target.clone();
-        let right = right_now(&target, &ledgers, boottime());
+        let right = right_now(&target, &ledgers, began, boottime());
         let result = match &right {
             HomeRight::Unknown => Ok(()),
             // Looked at on every change, and once at the start: an operator may die half-way.
@@ -155,15 +158,16 @@ async fn guard(shared: Arc<Mutex<Shared>>, ledgers: LedgerHub, applier: Applier)
     }
 }
 
-fn right_now(target: &FenceTarget, ledgers: &LedgerHub, now: Boot) -> HomeRight {
+fn right_now(target: &FenceTarget, ledgers: &LedgerHub, began: Boot, now: Boot) -> HomeRight {
     let view = ledgers.home(&target.pair);
     let writ = view.ledger.as_ref().and_then(|l| l.writs.get(&target.name));
     let evidence = HomeEvidence {
         arbiter: target.arbiter,
         high_water: target.high_water,
         writ,
+        read: view.ledger.is_some(),
         permit: view.permits.get(&target.name).copied(),
-        asked: view.turns > 0,
+        asked: view.turns > 0 || now.since(began) >= KEEPER_GRACE,
     };
     home_right(&evidence, now)
 }
