@@ -17,6 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::AbortHandle;
 
+/// How often a turn that lost a race is begun again at once.
+const CONFLICT_RETRIES: usize = 3;
+
 /// Why a turn at a ledger failed. The next turn begins with a read.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
@@ -47,7 +50,7 @@ pub struct HomeView {
     pub last_error: Option<String>,
     /// Alarms by DataEmbassy name: missing writ, epoch below the high-water mark.
     pub alarms: BTreeMap<String, String>,
-    /// Turns that have ended since this process began, well or badly.
+    /// Turns that have ended since this process began, well or badly; lost races do not count.
     pub turns: u64,
 }
 
@@ -216,10 +219,21 @@ async fn keep(pair: PairRecord, holder: String, shared: Arc<Mutex<HomeShared>>) 
             let shared = lock(&shared);
             (shared.client.clone(), shared.wants.clone())
         };
-        let (seen, outcome) = home_turn_at(&pair, &holder, &client, known.take(), &wants).await;
+        let mut turn = home_turn_at(&pair, &holder, &client, known.take(), &wants).await;
+        // Another replica beat us to it, at a rollout the old one: that says nothing against home, so
+        // it is asked again at once, and only a few times.
+        for _ in 0..CONFLICT_RETRIES {
+            if !matches!(turn.1, Err(LeaseError::Conflict)) {
+                break;
+            }
+            turn = home_turn_at(&pair, &holder, &client, None, &wants).await;
+        }
+        let (seen, outcome) = turn;
         let mut shared = lock(&shared);
         let view = &mut shared.view;
-        view.turns += 1;
+        // A turn that only lost a race has heard nothing: a starting operator must not stop a healthy
+        // home for it.
+        view.turns += u64::from(!matches!(outcome, Err(LeaseError::Conflict)));
         // Also a turn whose update failed may have read that the writ is lost.
         view.ledger = seen.or(view.ledger.take());
         match outcome {

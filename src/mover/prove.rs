@@ -73,7 +73,7 @@ pub fn compare(
     let prover = Prover { repository, progress, scope, groups: Mutex::default(), broken: Mutex::new(None) };
     if let Some(root) = root {
         let meta = fsx::stat(&*fd, OsStr::new("")).map_err(unusable)?;
-        prover.metadata(root, &fd, OsStr::new(""), &meta, target);
+        prover.metadata(&root.clone().of_root(&meta), &fd, OsStr::new(""), &meta, target);
     }
     pool::run(|pool| prover.directory(&pool, &fd, target, tree, true)).map_err(unusable)?;
     progress.check()?;

@@ -89,6 +89,18 @@ impl Wanted {
         }
     }
 
+    /// For a volume's root as it stands here. A root that belongs to the node, made writable for us by
+    /// fsGroup alone, has a time that only its owner may set: it is the mount's and not the data's.
+    /// Mode, owner and group still count.
+    #[must_use]
+    pub fn of_root(mut self, found: &Meta) -> Self {
+        let us = rustix::process::geteuid();
+        if !us.is_root() && us.as_raw() != found.uid {
+            self.mtime = None;
+        }
+        self
+    }
+
     /// What `name` in `dir` is otherwise than wanted; empty if nothing. Contents are not looked at.
     ///
     /// # Errors

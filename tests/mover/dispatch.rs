@@ -250,3 +250,35 @@ fn a_target_that_is_changed_behind_our_back_is_not_proven() {
     home.bench.run("restore", args).ok();
     home.arrived();
 }
+
+/// As in a cluster: the mover has no privilege, and the volumes' roots belong to the node, made
+/// writable for the mover's group by fsGroup. Their time is not ours to set; all the rest is proven.
+#[test]
+fn a_root_that_belongs_to_the_node_is_proven_without_its_time() {
+    let home = Home::new();
+    corpus::chmod(home.bench.dir.path(), 0o777);
+    corpus::chmod(&home.bench.path("password"), 0o644);
+    corpus::chmod(&home.bench.path("public"), 0o644);
+    for (at, volume) in [&home.register, &home.ledger].into_iter().enumerate() {
+        fs::write(volume.join("entry"), format!("{at}")).unwrap();
+        std::os::unix::fs::lchown(volume.join("entry"), Some(65_534), Some(65_534)).unwrap();
+        std::os::unix::fs::chown(volume, Some(0), Some(65_534)).unwrap();
+        corpus::chmod(volume, 0o2775);
+    }
+    home.backup("2026-11-23T10:00:00Z").ok();
+    let args = home.embassy_args("latest");
+    for volume in ["register", "ledger"] {
+        let root = home.bench.path("embassy").join(volume);
+        std::os::unix::fs::chown(&root, Some(0), Some(65_534)).unwrap();
+        corpus::chmod(&root, 0o2775);
+    }
+    let run = |verb: &str| {
+        let mut command = home.bench.command(verb);
+        command.args(&args).arg("--json").arg("--termination-log").arg(home.bench.path("termination"));
+        home.bench.finish(&mut crate::fidelity::as_nobody(&command))
+    };
+    assert!(run("restore").ok().report.proven);
+    // Another mode of the root is still no equal copy.
+    corpus::chmod(&home.bench.path("embassy/ledger"), 0o2777);
+    run("verify").fails_with(MoverReason::NotProven);
+}

@@ -11,7 +11,7 @@ use std::process::Command;
 const NOBODY: u32 = 65_534;
 
 /// The mover as another user. setpriv is part of util-linux.
-fn as_nobody(command: &Command) -> Command {
+pub fn as_nobody(command: &Command) -> Command {
     let mut out = Command::new("setpriv");
     out.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     out.arg(command.get_program()).args(command.get_args());

@@ -104,6 +104,10 @@ pub fn restore(
         options.verify = true;
     }
     mark_unfinished(&fd).map_err(unusable)?;
+    let root = match root {
+        Some(root) => Some(root.of_root(&fsx::stat(&*fd, OsStr::new("")).map_err(unusable)?)),
+        None => None,
+    };
     let missed_before = progress.misses().total;
     let engine = Engine {
         repository,

@@ -31,7 +31,8 @@ use tokio::task::AbortHandle;
 const TURN: Duration = Duration::from_millis(500);
 /// A fence whose ledger nobody has asked by then (no usable kubeconfig, say) holds no permit: the
 /// process before this one may have, and it lapses by itself.
-const KEEPER_GRACE: Duration = Duration::from_secs(5);
+/// Longer than one slow but good turn of the keeper (a read and an update, 3 s each).
+const KEEPER_GRACE: Duration = Duration::from_secs(8);
 /// Bound of one list call to this cluster's own API server.
 const OWN_CALL: Duration = Duration::from_secs(5);
 /// Seconds between TERM and KILL. Not zero: a forced deletion takes the object away before the
