@@ -41,7 +41,8 @@ fn lint_finds_nothing() {
 
 #[test]
 fn wrong_values_are_refused_by_name() {
-    for (set, word) in [("replicas=2", "replicas"), ("imgae.tag=x", "imgae"), ("image.digest=md5:1", "digest")]
+    for (set, word) in
+        [("replicas=2", "replicas"), ("imgae.tag=x", "imgae"), ("image.digest=md5:1", "digest")]
     {
         let output = helm(&["template", "r", "--set", set]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -113,7 +114,8 @@ fn every_image_is_ours() {
     let digest = format!("sha256:{}", "a".repeat(64));
     let objects = render(&["image.repository=registry.example/embassy", &format!("image.digest={digest}")]);
     let text = serde_json::to_string(&objects).unwrap();
-    let images: Vec<_> = text.match_indices("\"image\":\"").map(|(at, key)| &text[at + key.len()..]).collect();
+    let images: Vec<_> =
+        text.match_indices("\"image\":\"").map(|(at, key)| &text[at + key.len()..]).collect();
     assert!(!images.is_empty());
     for image in images {
         assert!(image.starts_with(&format!("registry.example/embassy@{digest}\"")), "{image:.90}");

@@ -1,7 +1,10 @@
 //! Types that cross a boundary: custom resources, the pair record, the ledger, dispatch headers,
 //! mover reports, names. No I/O and no clock in here.
 
-#![allow(clippy::duplicated_attributes, reason = "clippy takes the arguments of each printcolumn for one list")]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "clippy takes the arguments of each printcolumn for one list"
+)]
 
 pub mod conditions;
 pub mod dispatch;

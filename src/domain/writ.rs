@@ -16,12 +16,12 @@
 //! This arbiters are `Embassy` (one ledger, E) and `Home` (none: only a human moves the
 //! writ). The rules for a witness extend these functions and do not replace them.
 
+use super::boot::Boot;
 use crate::api::duration::Span;
 use crate::api::embassy::Arbiter;
 use crate::api::ledger::{Ledger, Site, Writ};
 use crate::api::pair::LeaseSettings;
 use crate::api::policy::Fencing;
-use super::boot::Boot;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

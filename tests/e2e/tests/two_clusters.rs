@@ -41,7 +41,11 @@ const TESTS: &[Test] = &[
     Test { name: "fence::long_cut_fences_home_first", lane: Lane::OneByOne, run: fence::long_cut },
     Test { name: "kills::operator_dies_at_every_step", lane: Lane::OneByOne, run: kills::at_every_step },
     Test { name: "lost::home_killed_then_rebooted", lane: Lane::OneByOne, run: lost::killed_and_rebooted },
-    Test { name: "deletion::uninstall_leaves_nothing_hanging", lane: Lane::OneByOne, run: deletion::uninstall },
+    Test {
+        name: "deletion::uninstall_leaves_nothing_hanging",
+        lane: Lane::OneByOne,
+        run: deletion::uninstall,
+    },
     Test { name: "disk::host_reads_nothing", lane: Lane::OneByOne, run: disk::host_reads_nothing },
 ];
 

@@ -9,7 +9,10 @@ use e2e::{Names, Sites};
 pub fn of_the_object(sites: &Sites) -> Result<()> {
     let names = given::proven_notes(sites, "deleted", &given::calm())?;
     sites.home()?.kubectl(&["delete", "dataembassy", &names.name, "-n", &names.home, "--timeout=60s"])?;
-    ensure!(sites.home()?.kubectl(&["get", "pod", "notes-0", "-n", &names.home]).is_ok(), "home's pod went too");
+    ensure!(
+        sites.home()?.kubectl(&["get", "pod", "notes-0", "-n", &names.home]).is_ok(),
+        "home's pod went too"
+    );
     stays_until_retired(sites, &names)
 }
 
@@ -38,11 +41,20 @@ fn stays_until_retired(sites: &Sites, names: &Names) -> Result<()> {
     }
     // The vault still serves what it holds.
     until("the vault to run", SOON, || {
-        let ready = ["get", "deploy", "embassy-vault", "-n", &names.embassy, "-o", "jsonpath={.status.readyReplicas}"];
+        let ready = [
+            "get",
+            "deploy",
+            "embassy-vault",
+            "-n",
+            &names.embassy,
+            "-o",
+            "jsonpath={.status.readyReplicas}",
+        ];
         ensure!(embassy.kubectl(&ready)? == "1", "the vault is not ready");
         Ok(Some(()))
     })?;
-    let retire = ["retire", &names.name, "-n", &names.embassy, "--confirm", &names.name, "--wait", "--timeout", "2m"];
+    let retire =
+        ["retire", &names.name, "-n", &names.embassy, "--confirm", &names.name, "--wait", "--timeout", "2m"];
     sites.plugin(embassy, &retire)?;
     until("all of it to go", SOON, || {
         let left = list("de,pvc,deploy,statefulsets,jobs")?;
@@ -66,7 +78,8 @@ pub fn uninstall(sites: &Sites) -> Result<()> {
     ensure!(!all(embassy)?.trim().is_empty(), "the mirrors went with the chart");
     embassy.kubectl(&["delete", "de", "-A", "--all", "--timeout=60s"])?;
     for cluster in [home, embassy] {
-        let definitions = ["dataembassies", "replicapolicies", "embassyrequests"].map(|n| format!("{n}.dataembassy.io"));
+        let definitions =
+            ["dataembassies", "replicapolicies", "embassyrequests"].map(|n| format!("{n}.dataembassy.io"));
         let mut args = vec!["delete", "crd", "--timeout=60s"];
         args.extend(definitions.iter().map(String::as_str));
         cluster.kubectl(&args)?;

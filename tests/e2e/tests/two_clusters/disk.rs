@@ -57,7 +57,8 @@ spec:
     volumeMounts: [{{name: data, mountPath: /data}}]
 "#
     ))?;
-    let done = ["wait", "pod/control", "-n", "default", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"];
+    let done =
+        ["wait", "pod/control", "-n", "default", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"];
     cluster.kubectl(&done).map(drop)
 }
 

@@ -112,7 +112,9 @@ pub fn vault_full(sites: &Sites) -> Result<()> {
     event(sites.home()?, &names.home, &names.name, "DispatchFailed")?;
     sites.condition(|| sites.at_home(&names), "Ready", "False", "VaultFull", SOON)?;
     // It is tried again, later each time.
-    until("a second try", SOON, || Ok((number(&sites.at_home(&names)?, "/status/run/attempt")? >= 2).then_some(())))?;
+    until("a second try", SOON, || {
+        Ok((number(&sites.at_home(&names)?, "/status/run/attempt")? >= 2).then_some(()))
+    })?;
     patch(sites, &names, "de", &json!({"spec": {"vault": {"quota": "100Mi"}}}))?;
     sites.proven(&names, 1, given::FIRST_COPY)?;
     sites.condition(|| sites.at_home(&names), "Ready", "True", "Protected", SOON).map(drop)
@@ -125,7 +127,15 @@ pub fn vault_down(sites: &Sites) -> Result<()> {
     let before = number(&sites.at_embassy(&names)?, "/status/lastDispatch/sequence")?;
     // No pod may start, so the vault cannot come back.
     embassy.kubectl(&["create", "quota", "none", "--hard=pods=0", "-n", &names.embassy])?;
-    embassy.kubectl(&["delete", "pod", "-n", &names.embassy, "-l", "app.kubernetes.io/component=vault", "--grace-period=1"])?;
+    embassy.kubectl(&[
+        "delete",
+        "pod",
+        "-n",
+        &names.embassy,
+        "-l",
+        "app.kubernetes.io/component=vault",
+        "--grace-period=1",
+    ])?;
     let mirror = || sites.at_embassy(&names);
     until("VaultReady=False at the embassy", SOON, || {
         let object = mirror()?;

@@ -76,7 +76,8 @@ pub fn long_cut(sites: &Sites) -> Result<()> {
         Ok((number(&object, "/status/epoch")? == 1).then_some(()))
     })?;
     holds("home staying fenced", Duration::from_secs(20), || {
-        let scale = home.kubectl(&["get", "sts", "postgres", "-n", &names.home, "-o", "jsonpath={.spec.replicas}"])?;
+        let scale =
+            home.kubectl(&["get", "sts", "postgres", "-n", &names.home, "-o", "jsonpath={.spec.replicas}"])?;
         Ok(scale == "0" && register.sql(home, "postgres", "select 1").is_err() && fresh(&second.last())?)
     })?;
     ensure!(writer.acked().len() == acked.len(), "home acknowledged a write after the embassy served");

@@ -20,13 +20,16 @@ pub fn arbiter_home(sites: &Sites) -> Result<()> {
     let names = given::proven_notes(sites, "human", &wanted)?;
     let mirror = || sites.at_embassy(&names);
     sites.condition(mirror, "PromotionAllowed", "False", "OverrideRequired", SOON)?;
-    until("the promotion to be held", SOON, || Ok((text(&mirror()?, "/status/phase") == "PromotionHeld").then_some(())))?;
+    until("the promotion to be held", SOON, || {
+        Ok((text(&mirror()?, "/status/phase") == "PromotionHeld").then_some(()))
+    })?;
     ensure!(number(&mirror()?, "/status/epoch")? == 0, "the epoch moved without a human");
 
     let embassy = sites.embassy()?;
     let wrong = ["promote", &names.name, "-n", &names.embassy, "--override", "--confirm", "another-name"];
     ensure!(sites.plugin(embassy, &wrong).is_err(), "an override with a wrong name was taken");
-    let right = ["promote", &names.name, "-n", &names.embassy, "--override", "--confirm", &names.name, "--wait"];
+    let right =
+        ["promote", &names.name, "-n", &names.embassy, "--override", "--confirm", &names.name, "--wait"];
     sites.plugin(embassy, &right)?;
     let mirror = mirror()?;
     ensure!(number(&mirror, "/status/epoch")? == 1, "the override did not move the epoch to 1");
@@ -34,11 +37,13 @@ pub fn arbiter_home(sites: &Sites) -> Result<()> {
     // Home sees the override and stops its writers.
     until("home to fence itself", SOON, || {
         let at_home = sites.at_home(&names)?;
-        let pods = sites.home()?.kubectl(&["get", "pods", "-n", &names.home, "-l", "app=notes", "-o", "name"])?;
+        let pods =
+            sites.home()?.kubectl(&["get", "pods", "-n", &names.home, "-l", "app=notes", "-o", "name"])?;
         ensure!(text(&at_home, "/status/phase") == "Fenced" && pods.trim().is_empty(), "home: {pods}");
         Ok(Some(()))
     })?;
-    let line = embassy.kubectl(&["exec", "-n", &names.embassy, "notes-0", "--", "head", "-n1", "/data/notes"])?;
+    let line =
+        embassy.kubectl(&["exec", "-n", &names.embassy, "notes-0", "--", "head", "-n1", "/data/notes"])?;
     ensure!(line.trim() == given::marker("human"), "the standby serves {line:?}");
     Ok(())
 }
@@ -55,7 +60,16 @@ pub fn overlap(sites: &Sites) -> Result<()> {
     sites.proven(&names, before + 1, SOON)?;
     // Mended as the message says.
     let policy = json!({"spec": {"promotion": {"mode": "None"}}}).to_string();
-    sites.home()?.kubectl(&["patch", "rp", &second.name, "-n", &names.home, "--type=merge", "-p", &policy])?;
+    sites.home()?.kubectl(&[
+        "patch",
+        "rp",
+        &second.name,
+        "-n",
+        &names.home,
+        "--type=merge",
+        "-p",
+        &policy,
+    ])?;
     sites.condition(|| sites.at_home(&second), "Stalled", "False", "AsExpected", SOON)?;
     e2e::wait::holds("the older one being fine", Duration::from_secs(3), || {
         Ok(text(&sites.at_home(&names)?, "/status/phase") != "Pending")

@@ -60,18 +60,42 @@ fn story(sites: &Sites, names: &e2e::Names) -> Result<()> {
     ensure!(mirror.pointer("/status/promotion").is_none(), "a promotion is still under way");
     let pods = embassy.kubectl(&["get", "pods", "-n", &names.embassy, "-l", "app=notes", "-o", "name"])?;
     ensure!(pods.lines().count() == 1, "the standby runs {} pods: {pods}", pods.lines().count());
-    let line = embassy.kubectl(&["exec", "-n", &names.embassy, "notes-0", "--", "head", "-n1", "/data/notes"])?;
+    let line =
+        embassy.kubectl(&["exec", "-n", &names.embassy, "notes-0", "--", "head", "-n1", "/data/notes"])?;
     ensure!(line.trim() == given::marker("kills"), "the standby serves {line:?}");
-    println!("      kills: died at {} points, epoch 1, recovery {} s", POINTS.len(), text(&mirror, "/status/lastPromotion/recoverySeconds"));
+    println!(
+        "      kills: died at {} points, epoch 1, recovery {} s",
+        POINTS.len(),
+        text(&mirror, "/status/lastPromotion/recoverySeconds")
+    );
     Ok(())
 }
 
 /// Sets where the operator dies; the Deployment brings a new pod with it.
 fn die_at(cluster: &testbed::Cluster, point: &str) -> Result<()> {
-    let set = if point.is_empty() { "EMBASSY_TESTCRASH-".to_owned() } else { format!("EMBASSY_TESTCRASH={point}") };
-    cluster.kubectl(&["set", "env", "deployment", "-n", SYSTEM, "-l", "app.kubernetes.io/name=data-embassy-operator", &set])?;
+    let set =
+        if point.is_empty() { "EMBASSY_TESTCRASH-".to_owned() } else { format!("EMBASSY_TESTCRASH={point}") };
+    cluster.kubectl(&[
+        "set",
+        "env",
+        "deployment",
+        "-n",
+        SYSTEM,
+        "-l",
+        "app.kubernetes.io/name=data-embassy-operator",
+        &set,
+    ])?;
     if point.is_empty() {
-        let deploy = ["rollout", "status", "deployment", "-n", SYSTEM, "-l", "app.kubernetes.io/name=data-embassy-operator", "--timeout=90s"];
+        let deploy = [
+            "rollout",
+            "status",
+            "deployment",
+            "-n",
+            SYSTEM,
+            "-l",
+            "app.kubernetes.io/name=data-embassy-operator",
+            "--timeout=90s",
+        ];
         cluster.kubectl(&deploy)?;
     }
     Ok(())
@@ -79,7 +103,16 @@ fn die_at(cluster: &testbed::Cluster, point: &str) -> Result<()> {
 
 /// How often a container with this point set has died.
 fn deaths(cluster: &testbed::Cluster, point: &str) -> Result<u64> {
-    let list = cluster.kubectl(&["get", "pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=data-embassy-operator", "-o", "json"])?;
+    let list = cluster.kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        SYSTEM,
+        "-l",
+        "app.kubernetes.io/name=data-embassy-operator",
+        "-o",
+        "json",
+    ])?;
     let list: serde_json::Value = serde_json::from_str(&list)?;
     let pods = list.pointer("/items").and_then(|items| items.as_array()).cloned().unwrap_or_default();
     let ours = pods.iter().filter(|pod| pod.to_string().contains(&format!("\"value\":\"{point}\"")));

@@ -44,16 +44,27 @@ pub fn killed_and_rebooted(sites: &Sites) -> Result<()> {
     let fence = e2e::sites::condition(&object, "FenceReady").context("home has no FenceReady")?;
     ensure!(text(fence, "/status") == "False", "FenceReady: {fence}");
     let found = number(&object, "/status/lastFence/foundRunning")?;
-    ensure!((found > 0) == (overlap.is_some()), "the operator found {found} pods, applications saw {overlap:?}");
+    ensure!(
+        (found > 0) == (overlap.is_some()),
+        "the operator found {found} pods, applications saw {overlap:?}"
+    );
     println!(
         "      reboot: home accepted connections for {:.1} s beside the embassy; FenceReady={}/{}: {}",
-        overlap.unwrap_or_default().as_secs_f64(), text(fence, "/status"), text(fence, "/reason"), text(fence, "/message")
+        overlap.unwrap_or_default().as_secs_f64(),
+        text(fence, "/status"),
+        text(fence, "/reason"),
+        text(fence, "/message")
     );
     ensure!(fence::fresh(&second.last())?, "the embassy stopped serving");
     Ok(())
 }
 
-fn nothing_lost(standby: &Register, embassy: &testbed::Cluster, mirror: &Value, acked: &[Acked]) -> Result<()> {
+fn nothing_lost(
+    standby: &Register,
+    embassy: &testbed::Cluster,
+    mirror: &Value,
+    acked: &[Acked],
+) -> Result<()> {
     standby.check_invariant(embassy)?;
     let cut: jiff::Timestamp = text(mirror, "/status/lastDispatch/cutTime").parse()?;
     let rows = standby.rows(embassy)?;
@@ -83,10 +94,13 @@ fn watch_the_reboot(
         }
         ensure!(fence::fresh(&second.last())?, "the embassy stopped serving");
         let pods = home.kubectl(&["get", "pods", "-n", &names.home, "-l", "app=postgres", "-o", "name"])?;
-        let scale = home.kubectl(&["get", "sts", "postgres", "-n", &names.home, "-o", "jsonpath={.spec.replicas}"])?;
+        let scale =
+            home.kubectl(&["get", "sts", "postgres", "-n", &names.home, "-o", "jsonpath={.spec.replicas}"])?;
         ensure!(pods.trim().is_empty() && scale == "0", "home's pods: {pods} replicas: {scale}");
         Ok(fenced_since.replace(()).is_some().then_some(()))
     })?;
-    holds("home staying fenced", Duration::from_secs(10), || Ok(register.sql(home, "postgres", "select 1").is_err()))?;
+    holds("home staying fenced", Duration::from_secs(10), || {
+        Ok(register.sql(home, "postgres", "select 1").is_err())
+    })?;
     Ok(first.zip(last).map(|(first, last): (Duration, Duration)| last - first))
 }

@@ -40,7 +40,8 @@ pub fn main(tests: &[Test]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let names: Vec<String> = args.collect();
-    let wanted = |test: &&Test| names.is_empty() || names.iter().any(|name| test.name.contains(name.as_str()));
+    let wanted =
+        |test: &&Test| names.is_empty() || names.iter().any(|name| test.name.contains(name.as_str()));
     let chosen: Vec<&Test> = tests.iter().filter(wanted).collect();
     println!("\nrunning {} tests", chosen.len());
     let failed = match up() {
@@ -103,8 +104,15 @@ fn picture(sites: &Sites) -> String {
     for cluster in sites.bed.clusters() {
         for args in [
             ["get", "de,er,pods,pvc,jobs", "-A", "-o", "wide", "--request-timeout=5s"].as_slice(),
-            &["logs", "-n", e2e::sites::SYSTEM, "-l", "app.kubernetes.io/name=data-embassy-operator",
-              "--tail=40", "--request-timeout=5s"],
+            &[
+                "logs",
+                "-n",
+                e2e::sites::SYSTEM,
+                "-l",
+                "app.kubernetes.io/name=data-embassy-operator",
+                "--tail=40",
+                "--request-timeout=5s",
+            ],
         ] {
             let said = cluster.kubectl(args).unwrap_or_else(|error| format!("{error:#}\n"));
             text.push_str(&format!("--- {}: kubectl {}\n{said}", cluster.name(), args.join(" ")));

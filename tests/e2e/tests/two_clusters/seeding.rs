@@ -14,7 +14,8 @@ pub fn copies(sites: &Sites) -> Result<()> {
     let home = sites.home()?;
     // Too big to be hidden by overhead, and random, so that nothing compresses it away.
     let fill = "head -c 8388608 /dev/urandom > /data/big && sync && sha256sum /data/big";
-    let exec = |command: &str| home.kubectl(&["exec", "-n", &names.home, "notes-0", "--", "sh", "-c", command]);
+    let exec =
+        |command: &str| home.kubectl(&["exec", "-n", &names.home, "notes-0", "--", "sh", "-c", command]);
     home.kubectl(&["wait", "-n", &names.home, "--for=condition=Ready", "pod/notes-0", "--timeout=90s"])?;
     let sum = exec(fill)?;
     let sync = || {
