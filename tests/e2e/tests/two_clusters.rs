@@ -20,6 +20,8 @@ mod human;
 mod kills;
 #[path = "two_clusters/lost.rs"]
 mod lost;
+#[path = "two_clusters/rights.rs"]
+mod rights;
 #[path = "two_clusters/runner.rs"]
 mod runner;
 #[path = "two_clusters/seeding.rs"]
@@ -32,6 +34,7 @@ const TESTS: &[Test] = &[
     Test { name: "seeding::first_copy_and_incremental_sync", lane: Lane::SideBySide, run: seeding::copies },
     Test { name: "human::arbiter_home_waits_for_a_human", lane: Lane::SideBySide, run: human::arbiter_home },
     Test { name: "human::overlap_is_refused", lane: Lane::SideBySide, run: human::overlap },
+    Test { name: "rights::of_home_at_the_embassy", lane: Lane::SideBySide, run: rights::of_home },
     Test { name: "deletion::of_the_object", lane: Lane::SideBySide, run: deletion::of_the_object },
     Test { name: "deletion::of_the_namespace", lane: Lane::SideBySide, run: deletion::of_the_namespace },
     Test { name: "faults::wrong_input_is_said_and_mended", lane: Lane::SideBySide, run: faults::wrong_input },

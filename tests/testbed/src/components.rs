@@ -206,6 +206,8 @@ impl Config<'_> {
             "cgroupRoot": format!("/{}", self.cgroup),
             "failCgroupV1": false,
             "failSwapOn": false,
+            // Tests kill containers on purpose and should not wait for minutes after it.
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
             "clusterDNS": [self.at.node()],
             "clusterDomain": "cluster.local",
             "resolvConf": self.path("resolv.conf"),

@@ -44,18 +44,28 @@ pub fn wrong_input(sites: &Sites) -> Result<()> {
         when: "schedule: {cron: \"61 * * * *\"}".to_owned(),
         ..given::calm()
     };
-    let names = Names { secret: "not-there".to_owned(), ..Names::of("wrong") };
+    let names = Names::of("wrong");
     let home = sites.home()?;
     home.apply(&manifests::notes(&names, &given::marker("wrong"), "encrypted"))?;
     home.apply(&manifests::data_embassy(&names, &wanted))?;
-    complains(sites, &names, "KubeconfigMissing", "kubectl embassy pair")?;
-
-    // A kubeconfig that is none.
-    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: not-there, namespace: NS}\nstringData: {kubeconfig: \"{\", pair.json: \"{\"}\n";
-    home.apply(&secret.replace("NS", &names.home))?;
-    complains(sites, &names, "PairRecordInvalid", "not-there")?;
-    home.kubectl(&["delete", "secret", "not-there", "-n", &names.home])?;
+    // Nobody has paired this namespace: the operator may not even look.
+    complains(sites, &names, "Forbidden", "kubectl embassy pair")?;
     sites.pair(&names, &["--vault-size", "256Mi"])?;
+
+    // Home's kubeconfig is gone, then it is none, then it is as it was.
+    let mut secret = Sites::get(home, "secret", &names.home, &names.secret)?;
+    if let Some(metadata) = secret.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|key, _| ["name", "namespace", "labels", "annotations"].contains(&key.as_str()));
+    }
+    home.kubectl(&["delete", "secret", &names.secret, "-n", &names.home])?;
+    complains(sites, &names, "KubeconfigMissing", &names.secret)?;
+    let mut garbage = secret.clone();
+    if let Some(data) = garbage.pointer_mut("/data").and_then(Value::as_object_mut) {
+        data.insert("pair.json".to_owned(), json!(e2e::base64_encode(b"{")));
+    }
+    home.apply(&garbage.to_string())?;
+    complains(sites, &names, "PairRecordInvalid", &names.secret)?;
+    home.apply(&secret.to_string())?;
 
     complains(sites, &names, "BadSchedule", "61")?;
     patch(sites, &names, "rp", &json!({"spec": {"sync": {"schedule": null, "interval": "5s"}}}))?;
@@ -96,7 +106,8 @@ fn wrong_server(sites: &Sites, names: &Names) -> Result<()> {
     event(home, &names.home, &names.name, "EmbassyUnreachable")?;
     set(&good)?;
     sites.condition(|| sites.at_home(names), "EmbassyReachable", "True", "Answered", SOON)?;
-    sites.condition(|| sites.at_home(names), "Ready", "True", "Protected", SOON).map(drop)
+    sites.condition(|| sites.at_home(names), "Ready", "True", "Protected", SOON)?;
+    given::rest(sites, names)
 }
 
 /// A quota that is too small: the dispatch fails with a reason, and comes through once it is raised.
@@ -117,7 +128,8 @@ pub fn vault_full(sites: &Sites) -> Result<()> {
     })?;
     patch(sites, &names, "de", &json!({"spec": {"vault": {"quota": "100Mi"}}}))?;
     sites.proven(&names, 1, given::FIRST_COPY)?;
-    sites.condition(|| sites.at_home(&names), "Ready", "True", "Protected", SOON).map(drop)
+    sites.condition(|| sites.at_home(&names), "Ready", "True", "Protected", SOON)?;
+    given::rest(sites, &names)
 }
 
 /// No vault for a while: said at both sites, nothing of what it held is lost.
@@ -152,5 +164,6 @@ pub fn vault_down(sites: &Sites) -> Result<()> {
     })?;
     embassy.kubectl(&["delete", "quota", "none", "-n", &names.embassy])?;
     sites.proven(&names, before + 2, given::FIRST_COPY)?;
-    sites.condition(|| sites.at_home(&names), "Ready", "True", "Protected", SOON).map(drop)
+    sites.condition(|| sites.at_home(&names), "Ready", "True", "Protected", SOON)?;
+    given::rest(sites, &names)
 }

@@ -28,6 +28,7 @@ pub fn register(sites: &Sites, test: &str, port: u16) -> Result<(Names, Register
 pub fn short_cut(sites: &Sites) -> Result<()> {
     let (names, register) = register(sites, "short", SHORT_PORT)?;
     let writer = register.writer(sites.home()?, 1)?;
+    until("some writes", SOON, || Ok((writer.acked().len() > 50).then_some(())))?;
     sites.bed.cut("home", "embassy")?;
     let result = holds("home writing", Duration::from_secs(8), || fresh(&writer.last()));
     sites.bed.heal("home", "embassy")?;

@@ -27,6 +27,13 @@ pub fn proven_notes(sites: &Sites, test: &str, wanted: &Wanted) -> Result<Names>
     Ok(names)
 }
 
+/// No more dispatches: what is over must not take the processors from the tests behind it.
+pub fn rest(sites: &Sites, names: &Names) -> Result<()> {
+    let patch = r#"{"spec":{"sync":{"suspend":true}}}"#;
+    let args = ["patch", "rp", &names.name, "-n", &names.home, "--type=merge", "-p", patch];
+    sites.home()?.kubectl(&args).map(drop)
+}
+
 /// Written by the service at home into its volume; seldom enough to be looked for on raw disks.
 pub fn marker(test: &str) -> String {
     format!("MARKER-of-{test}-4711-never-in-clear-abroad")

@@ -33,7 +33,7 @@ pub fn arbiter_home(sites: &Sites) -> Result<()> {
     sites.plugin(embassy, &right)?;
     let mirror = mirror()?;
     ensure!(number(&mirror, "/status/epoch")? == 1, "the override did not move the epoch to 1");
-    ensure!(text(&mirror, "/status/lastPromotion/overridden") == "true", "the override is not on record");
+    ensure!(text(&mirror, "/status/lastPromotion/override") == "true", "the override is not on record");
     // Home sees the override and stops its writers.
     until("home to fence itself", SOON, || {
         let at_home = sites.at_home(&names)?;
@@ -73,5 +73,7 @@ pub fn overlap(sites: &Sites) -> Result<()> {
     sites.condition(|| sites.at_home(&second), "Stalled", "False", "AsExpected", SOON)?;
     e2e::wait::holds("the older one being fine", Duration::from_secs(3), || {
         Ok(text(&sites.at_home(&names)?, "/status/phase") != "Pending")
-    })
+    })?;
+    given::rest(sites, &names)?;
+    given::rest(sites, &second)
 }

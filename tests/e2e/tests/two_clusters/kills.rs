@@ -1,12 +1,18 @@
-//! The embassy's operator dies at every step of a promotion, each time until it is let through.
+//! The embassy's operator dies at every step of a promotion, once at each.
 
 use crate::given::{self, SOON, number, text};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::Sites;
 use e2e::manifests::Wanted;
 use e2e::sites::SYSTEM;
 use e2e::wait::until;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use testbed::Cluster;
+
+/// The operator's pods.
+const OPERATOR: &str = "app.kubernetes.io/name=data-embassy-operator";
 
 /// Where it dies, in the order of a promotion: what was done and is not in the status yet.
 const POINTS: &[&str] = &[
@@ -28,33 +34,30 @@ pub fn at_every_step(sites: &Sites) -> Result<()> {
     let wanted = Wanted { mode: "Automatic", health, ..given::calm() };
     let names = given::proven_notes(sites, "kills", &wanted)?;
     let embassy = sites.embassy()?;
-    let result = story(sites, &names);
+    let folder = armed(embassy)?;
+    sites.bed.cut("home", "embassy")?;
+    let result = story(sites, &names, &folder);
     // Whatever happened: the tests behind this one need a link and an operator that lives.
     sites.bed.heal("home", "embassy")?;
-    die_at(embassy, "")?;
-    result
+    disarm(&folder)?;
+    result?;
+    until("home to be fenced", SOON, || {
+        Ok((text(&sites.at_home(&names)?, "/status/phase") == "Fenced").then_some(()))
+    })
 }
 
-fn story(sites: &Sites, names: &e2e::Names) -> Result<()> {
+fn story(sites: &Sites, names: &e2e::Names, folder: &Path) -> Result<()> {
     let embassy = sites.embassy()?;
-    for (at, point) in POINTS.iter().enumerate() {
-        die_at(embassy, point)?;
-        if at == 0 {
-            sites.bed.cut("home", "embassy")?;
-        }
-        until(&format!("the operator to die at {point}"), Duration::from_secs(120), || {
-            let phase = text(&sites.at_embassy(names)?, "/status/phase");
-            let deaths = deaths(embassy, point)?;
-            ensure!(deaths > 0, "phase {phase}, no death at {point}");
-            Ok(Some(()))
-        })?;
-    }
-    die_at(embassy, "")?;
-    until("the end of the promotion", SOON, || {
+    until("the end of the promotion", Duration::from_secs(240), || {
         let mirror = sites.at_embassy(names)?;
         ensure!(text(&mirror, "/status/phase") == "Promoted", "{}", e2e::sites::not_fine(&mirror));
         Ok(Some(()))
     })?;
+    for point in POINTS {
+        ensure!(folder.join(format!("{point}.died")).exists(), "it was promoted without dying at {point}");
+    }
+    let deaths = restarts(embassy)?;
+    ensure!(deaths >= POINTS.len() as u64, "only {deaths} restarts");
     let mirror = sites.at_embassy(names)?;
     ensure!(number(&mirror, "/status/epoch")? == 1, "epoch {}", text(&mirror, "/status/epoch"));
     ensure!(mirror.pointer("/status/promotion").is_none(), "a promotion is still under way");
@@ -63,58 +66,62 @@ fn story(sites: &Sites, names: &e2e::Names) -> Result<()> {
     let line =
         embassy.kubectl(&["exec", "-n", &names.embassy, "notes-0", "--", "head", "-n1", "/data/notes"])?;
     ensure!(line.trim() == given::marker("kills"), "the standby serves {line:?}");
-    println!(
-        "      kills: died at {} points, epoch 1, recovery {} s",
-        POINTS.len(),
-        text(&mirror, "/status/lastPromotion/recoverySeconds")
-    );
+    let recovery = text(&mirror, "/status/lastPromotion/recoverySeconds");
+    println!("      kills: {deaths} deaths at {} points, epoch 1, recovery {recovery} s", POINTS.len());
     Ok(())
 }
 
-/// Sets where the operator dies; the Deployment brings a new pod with it.
-fn die_at(cluster: &testbed::Cluster, point: &str) -> Result<()> {
-    let set =
-        if point.is_empty() { "EMBASSY_TESTCRASH-".to_owned() } else { format!("EMBASSY_TESTCRASH={point}") };
-    cluster.kubectl(&[
-        "set",
-        "env",
-        "deployment",
-        "-n",
-        SYSTEM,
-        "-l",
-        "app.kubernetes.io/name=data-embassy-operator",
-        &set,
-    ])?;
-    if point.is_empty() {
-        let deploy = [
-            "rollout",
-            "status",
-            "deployment",
-            "-n",
-            SYSTEM,
-            "-l",
-            "app.kubernetes.io/name=data-embassy-operator",
-            "--timeout=90s",
-        ];
-        cluster.kubectl(&deploy)?;
+/// Gives the operator a folder that outlives its container, with every point armed; returns it as
+/// the host sees it.
+fn armed(cluster: &Cluster) -> Result<PathBuf> {
+    let name = cluster.kubectl(&["get", "deployment", "-n", SYSTEM, "-l", OPERATOR, "-o", "name"])?;
+    let patch = json!({"spec": {"template": {"spec": {
+        "volumes": [{"name": "crash", "emptyDir": {}}],
+        "containers": [{
+            "name": "operator",
+            "env": [{"name": "EMBASSY_TESTCRASH", "value": "/crash"}],
+            "volumeMounts": [{"name": "crash", "mountPath": "/crash"}],
+        }],
+    }}}});
+    cluster.kubectl(&["patch", name.trim(), "-n", SYSTEM, "-p", &patch.to_string()])?;
+    cluster.kubectl(&["rollout", "status", name.trim(), "-n", SYSTEM, "--timeout=90s"])?;
+    let folder = until("the operator's folder", SOON, || {
+        let list = cluster.kubectl(&["get", "pods", "-n", SYSTEM, "-l", OPERATOR, "-o", "json"])?;
+        let list: Value = serde_json::from_str(&list)?;
+        let pods = list.pointer("/items").and_then(Value::as_array).cloned().unwrap_or_default();
+        ensure!(pods.len() == 1, "{} pods: the old one is still there", pods.len());
+        let uid = pods.first().map(|pod| text(pod, "/metadata/uid")).context("no pod")?;
+        Ok(find(cluster, &uid))
+    })?;
+    for point in POINTS {
+        std::fs::write(folder.join(format!("{point}.armed")), "")?;
+    }
+    // The operator renames what we have written.
+    for entry in std::fs::read_dir(&folder)? {
+        std::os::unix::fs::chown(entry?.path(), Some(65_532), Some(65_532))?;
+    }
+    Ok(folder)
+}
+
+/// The pod's emptyDir as the host sees it, once kubelet has made it.
+fn find(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
+    let pods = cluster.dir().join("kubelet/pods");
+    Some(pods.join(uid).join("volumes/kubernetes.io~empty-dir/crash")).filter(|folder| folder.is_dir())
+}
+
+fn disarm(folder: &Path) -> Result<()> {
+    for point in POINTS {
+        match std::fs::remove_file(folder.join(format!("{point}.armed"))) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
     }
     Ok(())
 }
 
-/// How often a container with this point set has died.
-fn deaths(cluster: &testbed::Cluster, point: &str) -> Result<u64> {
-    let list = cluster.kubectl(&[
-        "get",
-        "pods",
-        "-n",
-        SYSTEM,
-        "-l",
-        "app.kubernetes.io/name=data-embassy-operator",
-        "-o",
-        "json",
-    ])?;
-    let list: serde_json::Value = serde_json::from_str(&list)?;
-    let pods = list.pointer("/items").and_then(|items| items.as_array()).cloned().unwrap_or_default();
-    let ours = pods.iter().filter(|pod| pod.to_string().contains(&format!("\"value\":\"{point}\"")));
-    Ok(ours.filter_map(|pod| pod.pointer("/status/containerStatuses/0/restartCount")?.as_u64()).sum())
+fn restarts(cluster: &Cluster) -> Result<u64> {
+    let list = cluster.kubectl(&["get", "pods", "-n", SYSTEM, "-l", OPERATOR, "-o", "json"])?;
+    let list: Value = serde_json::from_str(&list)?;
+    let pods = list.pointer("/items").and_then(Value::as_array).cloned().unwrap_or_default();
+    Ok(pods.iter().filter_map(|pod| pod.pointer("/status/containerStatuses/0/restartCount")?.as_u64()).sum())
 }

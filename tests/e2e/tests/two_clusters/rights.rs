@@ -1,0 +1,68 @@
+//! What a thief of home's kubeconfig can do at the embassy: what design section 2 says, and no more.
+
+use crate::given;
+use anyhow::{Context as _, Result, ensure};
+use e2e::Sites;
+use serde_json::Value;
+use std::process::Command;
+
+/// Attempts with home's own identity against the real API server.
+pub fn of_home(sites: &Sites) -> Result<()> {
+    let names = given::proven_notes(sites, "rights", &given::calm())?;
+    let secret = Sites::get(sites.home()?, "secret", &names.home, &names.secret)?;
+    let kubeconfig = secret.pointer("/data/kubeconfig").and_then(Value::as_str).context("no kubeconfig")?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), e2e::base64_decode(kubeconfig)?)?;
+    let thief = |args: &[&str]| -> Result<String> {
+        let mut kubectl: Command = sites.embassy()?.kubectl_command()?;
+        kubectl.env("KUBECONFIG", file.path()).args(args).args(["-n", &names.embassy]);
+        e2e::sites::run(&mut kubectl)
+    };
+    let leases = sites.embassy()?.kubectl(&["get", "lease", "-n", &names.embassy, "-o", "name"])?;
+    let ledger = leases.lines().find_map(|l| l.rsplit_once('/')).context("no ledger")?.1.to_owned();
+    let mirror = names.name.as_str();
+    // What the operator at home needs.
+    for allowed in [vec!["get", "dataembassy", mirror], vec!["get", "lease", &ledger]] {
+        thief(&allowed).with_context(|| format!("home may not {allowed:?}"))?;
+    }
+    let owner = r#"{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"ConfigMap","name":"x","uid":"00000000-0000-0000-0000-000000000000"}]}}"#;
+    let refused: Vec<Vec<&str>> = vec![
+        vec!["delete", "dataembassy", mirror],
+        vec!["delete", "lease", &ledger],
+        vec!["patch", "lease", &ledger, "--type=merge", "-p", "{}"],
+        vec!["create", "configmap", "x"],
+        vec!["get", "secret", "embassy-keys"],
+        vec!["get", "secret", "vault-ca"],
+        vec!["get", "pods"],
+        vec!["get", "dataembassies"],
+        vec!["get", "secrets"],
+        vec!["patch", "dataembassy", mirror, "--subresource=status", "--type=merge", "-p", "{}"],
+        vec!["delete", "pvc", "data-notes-0"],
+    ];
+    for attempt in &refused {
+        let answer = thief(attempt);
+        let said = answer.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(said.contains("orbidden"), "home did {attempt:?}: {answer:?}");
+    }
+    let request = format!(
+        "apiVersion: dataembassy.io/v1alpha1\nkind: EmbassyRequest\nmetadata: {{name: theft, namespace: {}}}\n\
+         spec: {{verb: Override, target: {mirror}}}\n",
+        names.embassy
+    );
+    let manifest = tempfile::NamedTempFile::new()?;
+    std::fs::write(manifest.path(), request)?;
+    let path = manifest.path().display().to_string();
+    ensure!(thief(&["create", "-f", &path]).is_err(), "home could forge an override");
+    // `update` it has; an owner that is not there would have the mirror collected as garbage.
+    let mut stolen: Value = serde_json::from_str(&thief(&["get", "dataembassy", mirror, "-o", "json"])?)?;
+    let patch: Value = serde_json::from_str(owner)?;
+    let references = patch.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
+    let metadata = stolen.pointer_mut("/metadata").and_then(Value::as_object_mut).context("no metadata")?;
+    metadata.insert("ownerReferences".to_owned(), references);
+    std::fs::write(manifest.path(), stolen.to_string())?;
+    let answer = thief(&["replace", "-f", &path]);
+    let said = answer.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(said.contains("may not give a mirror an owner"), "home gave its mirror an owner: {answer:?}");
+    println!("      rights: {} attempts of home's identity were refused", refused.len() + 2);
+    given::rest(sites, &names)
+}
