@@ -25,6 +25,8 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Takes the operator's finalizer off every DataEmbassy: the chart runs it after it is uninstalled.
+    Release,
     /// Makes, restores and proves dispatches.
     Mover(mover::MoverArgs),
     /// Serves the append-only repositories of one pair.
@@ -46,6 +48,7 @@ impl Cli {
                 }
                 Ok(())
             }
+            Command::Release => release(),
             Command::Mover(args) => mover::run(&args),
             Command::Vault(args) => vault::run(&args),
         }
@@ -62,6 +65,12 @@ fn operator(settings: controller::Settings) -> CliResult {
     telemetry::init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     Ok(runtime.block_on(controller::run::run(settings))?)
+}
+
+fn release() -> CliResult {
+    telemetry::init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(controller::release::run())?)
 }
 
 /// An error with all its causes in one line, the one place where errors are printed.

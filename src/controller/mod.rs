@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod home;
+pub mod release;
 pub mod run;
 pub mod standby;
 

@@ -63,21 +63,20 @@ fn stays_until_retired(sites: &Sites, names: &Names) -> Result<()> {
     })
 }
 
-/// `helm uninstall` at both, then the user deletes what is left: nothing hangs on a finalizer.
+/// `helm uninstall` at both, in any state, and then the user deletes what is left: nothing hangs.
 pub fn uninstall(sites: &Sites) -> Result<()> {
     let (home, embassy) = (sites.home()?, sites.embassy()?);
     let all = |cluster: &testbed::Cluster| cluster.kubectl(&["get", "de", "-A", "-o", "name"]);
     ensure!(!all(home)?.trim().is_empty(), "no DataEmbassy is left to uninstall with");
-    // The order of docs/operations.md: first the objects, then the operator.
-    home.kubectl(&["delete", "de", "-A", "--all", "--timeout=90s"])?;
     for cluster in [home, embassy] {
         sites.uninstall(cluster)?;
         let crds = cluster.kubectl(&["get", "crd", "-o", "name"])?;
         ensure!(crds.contains("dataembassies.dataembassy.io"), "{}: the definitions went", cluster.name());
-    }
-    ensure!(!all(embassy)?.trim().is_empty(), "the mirrors went with the chart");
-    embassy.kubectl(&["delete", "de", "-A", "--all", "--timeout=60s"])?;
-    for cluster in [home, embassy] {
+        ensure!(!all(cluster)?.trim().is_empty(), "{}: the DataEmbassies went with the chart", cluster.name());
+        let left = ["get", "all,sa,clusterrole,clusterrolebinding", "-n", e2e::sites::SYSTEM, "-o", "name"];
+        let left = cluster.kubectl(&[left.as_slice(), &["-l", "app.kubernetes.io/instance=data-embassy"]].concat())?;
+        ensure!(left.trim().is_empty(), "{}: left behind: {left}", cluster.name());
+        cluster.kubectl(&["delete", "de", "-A", "--all", "--timeout=60s"])?;
         let definitions =
             ["dataembassies", "replicapolicies", "embassyrequests"].map(|n| format!("{n}.dataembassy.io"));
         let mut args = vec!["delete", "crd", "--timeout=60s"];
