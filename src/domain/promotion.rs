@@ -6,7 +6,7 @@
 use super::health::{Suspicion, stable};
 use super::writ::{EmbassyTurn, EmbassyWait, SettingsError};
 use crate::api::embassy::{Hold, PromotionStep, RunState};
-use crate::api::ledger::Writ;
+use crate::api::ledger::{Site, Writ};
 use crate::api::policy::{Fence, PromotionMode, PromotionSpec};
 use crate::api::request::Verb;
 use jiff::{SignedDuration, Timestamp};
@@ -254,6 +254,49 @@ fn ledger_gate(turn: &EmbassyTurn) -> Option<(Gate, String)> {
 
 fn span(span: crate::api::duration::Span) -> SignedDuration {
     SignedDuration::try_from(span.get()).unwrap_or(SignedDuration::MAX)
+}
+
+/// Whether the standby's workloads may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standby {
+    /// They serve, or are being started: never put out, never deleted.
+    Serve,
+    /// They may not: they are kept at no replicas.
+    Dark,
+    /// Not known: nothing is touched, in neither direction.
+    Unknown,
+}
+
+/// What [`standby`] rests on: mostly what the status has on record, which no failed read can take away.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Record {
+    /// The step of the promotion under way.
+    pub step: Option<PromotionStep>,
+    /// Epoch of the last promotion that came to its end.
+    pub served: Option<i64>,
+    /// The highest epoch that was ever seen.
+    pub epoch: Option<i64>,
+    /// The ledger was read now.
+    pub read: bool,
+    /// What it says of this DataEmbassy.
+    pub writ: Option<Writ>,
+}
+
+/// Whether the standby's workloads may run. A ledger that cannot be read now, or one that went back
+/// in time, must not put out an embassy that serves: that would be an outage made by one lost packet.
+/// Only a ledger that was read and takes the writ away does.
+#[must_use]
+pub fn standby(record: &Record) -> Standby {
+    let epoch = record.writ.and_then(|writ| i64::try_from(writ.epoch).ok());
+    let taken = record.writ.is_some_and(|writ| writ.site() == Site::Home || writ.yielding);
+    // Nothing was ever claimed where there never was a writ.
+    let never = record.writ.is_none() && record.epoch.is_none();
+    if record.read && ((taken && epoch >= record.epoch) || never) {
+        return Standby::Dark;
+    }
+    let started = record.step.is_some_and(|step| step >= PromotionStep::Start);
+    let served = record.served.is_some_and(|epoch| epoch % 2 == 1 && record.epoch == Some(epoch));
+    if started || served { Standby::Serve } else { Standby::Unknown }
 }
 
 /// The last restore into the standby volumes: which dispatch, and what became of it.

@@ -166,3 +166,33 @@ fn a_spoilt_volume_is_never_taken_for_the_proven_one() {
         assert_eq!(found, wanted, "row {row}");
     }
 }
+
+/// One lost read of the ledger must not scale a serving embassy to zero.
+#[test]
+fn what_serves_by_the_record_serves_on_until_a_ledger_that_was_read_takes_the_writ_away() {
+    let writ = |epoch, yielding| Some(Writ { epoch, yielding, confirmed: true, ..Writ::default() });
+    let odd = writ(3, false);
+    let serves = Record { served: Some(3), epoch: Some(3), read: true, writ: odd, step: None };
+    let starts = Record { step: Some(PromotionStep::Start), served: None, ..serves };
+    let table = [
+        (serves, Standby::Serve),
+        (Record { read: false, writ: None, ..serves }, Standby::Serve),
+        (Record { writ: None, ..serves }, Standby::Serve),
+        (Record { writ: writ(2, false), ..serves }, Standby::Serve),
+        (Record { writ: writ(4, false), epoch: Some(4), ..serves }, Standby::Dark),
+        (Record { writ: writ(3, true), ..serves }, Standby::Dark),
+        (starts, Standby::Serve),
+        (Record { read: false, writ: None, ..starts }, Standby::Serve),
+        (Record { writ: writ(4, false), epoch: Some(4), ..starts }, Standby::Dark),
+        (Record { step: Some(PromotionStep::RestoreObjects), ..starts }, Standby::Unknown),
+        (Record { epoch: Some(2), writ: writ(2, false), read: true, ..Record::default() }, Standby::Dark),
+        (Record { epoch: Some(2), ..Record::default() }, Standby::Unknown),
+        (Record { epoch: Some(4), writ: writ(2, false), read: true, ..Record::default() }, Standby::Unknown),
+        (Record { read: true, ..Record::default() }, Standby::Dark),
+        (Record { read: true, epoch: Some(2), ..Record::default() }, Standby::Unknown),
+        (Record::default(), Standby::Unknown),
+    ];
+    for (row, (record, wanted)) in table.into_iter().enumerate() {
+        assert_eq!(standby(&record), wanted, "row {row}");
+    }
+}

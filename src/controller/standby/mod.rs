@@ -210,7 +210,9 @@ async fn promotion(
         }
     }
     let mut conditions = outcome.conditions;
-    conditions.push(standby_ready(&outcome.synced, outcome.objects_error.as_deref()));
+    if object.spec.services.is_none() || outcome.synced.is_some() || outcome.objects_error.is_some() {
+        conditions.push(standby_ready(&outcome.synced, outcome.objects_error.as_deref()));
+    }
     if let Some(synced) = outcome.synced {
         draft.services = synced.services;
     }

@@ -8,7 +8,7 @@ use crate::api::request::Verb;
 use crate::clock::boottime;
 use crate::controller::Context;
 use crate::domain::health::{self, Suspicion};
-use crate::domain::promotion::{Evidence, Proven};
+use crate::domain::promotion::{Evidence, Proven, Record};
 use crate::domain::writ::{EmbassyTurn, SettingsError, check_settings, embassy_turn};
 use crate::probe::{self, CheckView};
 use jiff::Timestamp;
@@ -110,6 +110,17 @@ impl Gathered {
             last_promotion: status.last_promotion.as_ref().map(|p| p.serving_at.0),
             request,
             promoted: self.serves(status),
+        }
+    }
+
+    /// What decides on the standby's workloads.
+    pub fn record(&self, status: &DataEmbassyStatus) -> Record {
+        Record {
+            step: status.promotion.as_ref().map(|p| p.step),
+            served: status.last_promotion.as_ref().map(|p| p.epoch),
+            epoch: status.epoch,
+            read: self.ledger_error.is_none(),
+            writ: self.writ,
         }
     }
 

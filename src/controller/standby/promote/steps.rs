@@ -31,7 +31,7 @@ pub async fn run(
             PromotionStep::Prove => proven(status),
             PromotionStep::RestoreObjects => objects_restored(ctx, input, status, outcome).await?,
             PromotionStep::Start => started(ctx, input, gathered, outcome).await?,
-            PromotionStep::Probe => serves(ctx, input).await?,
+            PromotionStep::Probe => serves(ctx, input, gathered, outcome).await?,
             // Services at the embassy select the standby's pods already; routes follow later.
             PromotionStep::SwitchTraffic => true,
         };
@@ -126,9 +126,18 @@ async fn started(
     Ok(true)
 }
 
-async fn serves(ctx: &Context, input: &Input<'_>) -> Result<bool, PromoteError> {
+async fn serves(
+    ctx: &Context,
+    input: &Input<'_>,
+    gathered: &Gathered,
+    outcome: &mut Outcome,
+) -> Result<bool, PromoteError> {
     if input.object.spec.services.is_none() {
         return Ok(true);
+    }
+    // Again: a workload that somebody put out between the two steps would be waited for without end.
+    if !started(ctx, input, gathered, outcome).await? {
+        return Ok(false);
     }
     Ok(objects::serving(ctx, &input.pair.embassy_namespace, &input.object.name_any()).await?)
 }
