@@ -24,6 +24,8 @@ pub enum Gate {
     Unproven,
     /// The repository's key is not here.
     KeysMissing,
+    /// An object of the service cannot be made here: the standby would never come up.
+    StandbyIncomplete,
     /// The newest proven dispatch is older than `maxDataLoss`.
     ReplicaStale,
     /// The last promotion was less than `cooldown` ago.
@@ -52,6 +54,7 @@ impl Gate {
             Self::FenceUnproven => "FenceUnproven",
             Self::Unproven => "Unproven",
             Self::KeysMissing => "KeysMissing",
+            Self::StandbyIncomplete => "StandbyIncomplete",
             Self::ReplicaStale => "ReplicaStale",
             Self::CoolingDown => "CoolingDown",
             Self::NoArbiter => "NoArbiter",
@@ -90,6 +93,8 @@ pub struct Evidence<'a> {
     pub proven: Option<Proven>,
     /// The repository's key is here.
     pub key_present: bool,
+    /// What the last sync could not make of the service's objects.
+    pub omitted: Option<String>,
     /// `spec.hold`.
     pub hold: Option<&'a Hold>,
     /// Deleted at home.
@@ -211,6 +216,13 @@ pub fn closed_gate(evidence: &Evidence<'_>, now: Timestamp) -> Option<(Gate, Str
     }
     if let Some(closed) = nothing_to_serve(evidence) {
         return Some(closed);
+    }
+    if let Some(omitted) = &evidence.omitted {
+        let message = format!(
+            "the service cannot be made here as it is at home: {omitted} (mend that, or take over without it: \
+             `kubectl embassy promote --override`)"
+        );
+        return Some((Gate::StandbyIncomplete, message));
     }
     stale(evidence, now).or_else(|| cooling(evidence, now)).or_else(|| ledger_gate(&evidence.turn))
 }

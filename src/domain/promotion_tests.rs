@@ -33,6 +33,7 @@ fn ready<'a>(policy: &'a PromotionSpec, suspicion: &'a Suspicion) -> Evidence<'a
         settings: Ok(()),
         proven: Some(Proven { sequence: 7, cut_time: t(-120) }),
         key_present: true,
+        omitted: None,
         hold: None,
         retired: false,
         last_promotion: None,
@@ -62,6 +63,7 @@ fn each_gate_alone_holds_the_promotion() {
         (Gate::ManualPromotion, ready(&manual, &s)),
         (Gate::Unproven, Evidence { proven: None, ..base() }),
         (Gate::KeysMissing, Evidence { key_present: false, ..base() }),
+        (Gate::StandbyIncomplete, Evidence { omitted: Some("Deployment/portal: Rejected".into()), ..base() }),
         (Gate::ReplicaStale, Evidence { proven: Some(Proven { sequence: 1, cut_time: t(-4000) }), ..base() }),
         (Gate::CoolingDown, Evidence { last_promotion: Some(t(-60)), ..base() }),
         (Gate::NoArbiter, Evidence { turn: wait(EmbassyWait::NoArbiter("timeout".into())), ..base() }),
@@ -121,6 +123,8 @@ fn an_override_opens_every_gate_but_never_serves_what_was_not_proven() {
     let turn = EmbassyTurn::Wait(EmbassyWait::OverrideRequired);
     let asked = Evidence { request: Some(Verb::Override), turn, ..ready(&p, &s) };
     assert_eq!(decide(&asked, t(0)), Decision::Override);
+    let incomplete = Evidence { omitted: Some("Deployment/portal: Rejected".into()), ..asked.clone() };
+    assert_eq!(decide(&incomplete, t(0)), Decision::Override);
     let unproven = Evidence { proven: None, ..asked.clone() };
     assert!(matches!(decide(&unproven, t(0)), Decision::Hold(Gate::Unproven, _)));
     let retired = Evidence { retired: true, ..asked };

@@ -211,7 +211,7 @@ async fn promotion(
     }
     let mut conditions = outcome.conditions;
     if object.spec.services.is_none() || outcome.synced.is_some() || outcome.objects_error.is_some() {
-        conditions.push(standby_ready(&outcome.synced, outcome.objects_error.as_deref()));
+        conditions.push(status::standby_ready(outcome.synced.as_ref(), outcome.objects_error.as_deref()));
     }
     if let Some(synced) = outcome.synced {
         draft.services = synced.services;
@@ -225,24 +225,6 @@ fn open(requests: &[EmbassyRequest]) -> Vec<EmbassyRequest> {
     let ended = [Some(RequestState::Completed), Some(RequestState::Refused)];
     let open = requests.iter().filter(|r| !ended.contains(&r.status.as_ref().and_then(|s| s.state)));
     open.cloned().collect()
-}
-
-/// Whether every object of the service could be made here.
-fn standby_ready(synced: &Option<objects::Synced>, error: Option<&str>) -> Wanted {
-    let kind = types::STANDBY_READY;
-    match (synced, error) {
-        (_, Some(error)) => Wanted::no(kind, "ObjectsFailed", error),
-        (None, None) => {
-            Wanted::unknown(kind, "NoServices", "spec.services is not given: the data alone is copied")
-        }
-        (Some(synced), None) => match synced.findings.first() {
-            Some(f) => Wanted::no(kind, f.reason, format!("{}/{}: {}", f.kind, f.name, f.message)),
-            None if synced.sequence.is_none() => {
-                Wanted::unknown(kind, "NoManifests", "no dispatch with manifests has been restored yet")
-            }
-            None => Wanted::yes(kind, "Made", "every object of the service stands by"),
-        },
-    }
 }
 
 async fn make(site: &Site<'_>, retired: bool, now: jiff::Timestamp) -> Result<(), MakeError> {

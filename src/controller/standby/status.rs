@@ -2,6 +2,7 @@
 
 use super::build::vault;
 use super::chain::Received;
+use super::objects::{Finding, Synced};
 use super::observe::Observed;
 use super::plan::{Next, Serving, job_end, says};
 use super::validate::Verdict;
@@ -193,6 +194,33 @@ fn fresh(facts: &Facts<'_>, status: &DataEmbassyStatus, now: jiff::Timestamp) ->
         Wanted::yes(kind, "WithinObjective", message)
     } else {
         Wanted::no(kind, "Stale", message)
+    }
+}
+
+/// Whether every object of the service could be made here. False closes the gate `StandbyIncomplete`,
+/// so an object that was made with a change is none.
+#[must_use]
+pub fn standby_ready(synced: Option<&Synced>, error: Option<&str>) -> Wanted {
+    let kind = types::STANDBY_READY;
+    let Some(synced) = synced.filter(|_| error.is_none()) else {
+        return match error {
+            Some(error) => Wanted::no(kind, "ObjectsFailed", format!("{error}; it is tried again")),
+            None => {
+                Wanted::unknown(kind, "NoServices", "spec.services is not given: the data alone is copied")
+            }
+        };
+    };
+    let says = |f: &Finding| format!("{}/{}: {}", f.kind, f.name, f.message);
+    if let Some(finding) = synced.findings.iter().find(|f| f.omitted) {
+        return Wanted::no(kind, finding.reason, says(finding));
+    }
+    if synced.sequence.is_none() {
+        let message = "no dispatch with manifests has been restored yet: the next one brings them";
+        return Wanted::no(kind, "NoManifests", message);
+    }
+    match synced.findings.first() {
+        Some(finding) => Wanted::yes(kind, finding.reason, says(finding)),
+        None => Wanted::yes(kind, "Made", "every object of the service stands by"),
     }
 }
 

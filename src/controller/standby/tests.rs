@@ -435,3 +435,23 @@ fn a_second_turn_with_nothing_new_changes_nothing() {
     let once = status_of(&object(), &seen, proven(5));
     assert_eq!(status_of(&object(), &seen, once.clone()), once);
 }
+
+#[test]
+fn an_object_that_cannot_be_made_is_no_ready_standby_and_a_changed_one_is() {
+    use super::objects::{Finding, Synced};
+    let finding = |omitted| Finding {
+        kind: "Deployment".into(),
+        name: "portal".into(),
+        reason: "Rejected",
+        message: "why".into(),
+        omitted,
+    };
+    let synced = |findings| Synced { sequence: Some(5), findings, ..Synced::default() };
+    let ready = |synced: &Synced, error| super::status::standby_ready(Some(synced), error).status;
+    assert_eq!(ready(&synced(vec![finding(false), finding(true)]), None), Some(false));
+    assert_eq!(ready(&synced(vec![finding(false)]), None), Some(true));
+    assert_eq!(ready(&synced(vec![]), None), Some(true));
+    assert_eq!(ready(&synced(vec![]), Some("timeout")), Some(false));
+    assert_eq!(ready(&Synced::default(), None), Some(false), "without manifests nothing comes up");
+    assert_eq!(super::status::standby_ready(None, None).status, None);
+}

@@ -1,7 +1,7 @@
 //! Gathers the evidence for [`crate::domain::promotion::decide`] and writes it into the status.
 
 use super::Input;
-use crate::api::conditions::{Wanted, types};
+use crate::api::conditions::{self, Wanted, types};
 use crate::api::embassy::DataEmbassyStatus;
 use crate::api::ledger::{Site, Writ};
 use crate::api::request::Verb;
@@ -105,6 +105,7 @@ impl Gathered {
             settings: self.settings.clone(),
             proven: proven(status),
             key_present: input.key_present,
+            omitted: omitted(input, status),
             hold: input.object.spec.hold.as_ref(),
             retired: input.object.spec.retired,
             last_promotion: status.last_promotion.as_ref().map(|p| p.serving_at.0),
@@ -159,6 +160,13 @@ impl Gathered {
             Some(why) => Wanted::no(types::QUORUM_AVAILABLE, "NoArbiter", why.clone()),
         }
     }
+}
+
+/// What the last sync could not make; taking the writ for it would stop home for nothing.
+fn omitted(input: &Input<'_>, status: &DataEmbassyStatus) -> Option<String> {
+    input.object.spec.services.as_ref()?;
+    let ready = conditions::get(&status.conditions, types::STANDBY_READY)?;
+    (ready.status == "False").then(|| ready.message.clone())
 }
 
 fn proven(status: &DataEmbassyStatus) -> Option<Proven> {

@@ -92,7 +92,10 @@ async fn objects_restored(
     }
     let synced = objects::sync(ctx, &input.pair.embassy_namespace, input.object, Mode::PilotLight).await?;
     let target = status.promotion.as_ref().map(|p| p.sequence);
-    let complete = synced.complete() && synced.sequence == target;
+    // Who overrides takes over with what can be made; the rest is in StandbyReady.
+    let overridden = status.promotion.as_ref().is_some_and(|p| p.overridden);
+    let complete =
+        (synced.complete() || overridden) && synced.sequence.is_some() && synced.sequence == target;
     if !complete {
         let what = synced.findings.iter().find(|f| f.omitted).map_or_else(
             || format!("the manifests are of dispatch {:?}, wanted {target:?}", synced.sequence),
