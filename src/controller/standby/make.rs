@@ -218,6 +218,16 @@ impl Site<'_> {
         restore::job(&input, sequence, attempt)
     }
 
+    /// Deletes the Job of a mover that was given up, once the status says that it was.
+    ///
+    /// # Errors
+    /// What could not be deleted; the next turn tries again.
+    pub async fn drop_job(&self, uid: &str) -> Result<(), MakeError> {
+        let name = restore::job_name(&self.object.name_any());
+        self.applier().delete::<Job>(&self.pair.embassy_namespace, &name, Some(uid), None).await?;
+        Ok(())
+    }
+
     /// Makes the Job of a run that the status has written down, see [`super::runs`]. Only ever
     /// called after that status was accepted by the API server.
     ///

@@ -177,6 +177,9 @@ pub async fn reconcile(
     if let Some((sequence, attempt)) = due(&draft, retired) {
         site.ensure_job(sequence, attempt, &vault.verified).await?;
     }
+    if let Some(uid) = plan::job_to_delete(&observed.restore, draft.run.as_ref()) {
+        site.drop_job(&uid).await?;
+    }
     made?;
     Ok(Action::requeue(pause))
 }
@@ -201,6 +204,7 @@ async fn promotion(
         pair: site.pair,
         key_present: site.observed.key,
         received: vault.verified.iter().map(|r| r.sequence).max(),
+        restore: &site.observed.restore,
         requests: &open(&site.observed.requests),
     };
     let outcome = Box::pin(promote::turn(context, &input, draft, now)).await;

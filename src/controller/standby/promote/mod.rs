@@ -7,6 +7,7 @@ mod evidence;
 mod steps;
 
 use super::objects::{self, Mode, Synced};
+use super::observe::RestoreObjects;
 use super::plan::Restores;
 use crate::api::conditions::{Wanted, types};
 use crate::api::embassy::{DataEmbassyStatus, Phase, PromotionProgress, PromotionStep};
@@ -39,6 +40,8 @@ pub struct Input<'a> {
     pub key_present: bool,
     /// The newest received dispatch.
     pub received: Option<u64>,
+    /// What movers left.
+    pub restore: &'a RestoreObjects,
     /// Requests for this DataEmbassy that have not come to their end, oldest first.
     pub requests: &'a [EmbassyRequest],
 }

@@ -3,10 +3,10 @@
 use super::evidence::Gathered;
 use super::{Input, Outcome, PromoteError};
 use crate::api::conditions::{Wanted, types};
-use crate::api::embassy::{DataEmbassyStatus, PromotionRecord, PromotionStep};
+use crate::api::embassy::{DataEmbassyStatus, PromotionRecord, PromotionStep, RunState};
 use crate::controller::Context;
 use crate::controller::standby::objects::{self, Mode};
-use crate::controller::standby::plan::{Restores, run_of};
+use crate::controller::standby::plan::{Restores, leftover, run_of};
 use crate::crash;
 use crate::domain::promotion::{LastRestore, RestoreStep, finish_restore, next_step};
 use jiff::Timestamp;
@@ -27,7 +27,7 @@ pub async fn run(
         crash::point(&format!("before{step:?}"));
         let done = match step {
             PromotionStep::Claim | PromotionStep::Confirm => true,
-            PromotionStep::FinishRestore => restored(status, outcome),
+            PromotionStep::FinishRestore => restored(input, status, outcome),
             PromotionStep::Prove => proven(status),
             PromotionStep::RestoreObjects => objects_restored(ctx, input, status, outcome).await?,
             PromotionStep::Start => started(ctx, input, gathered, outcome).await?,
@@ -52,7 +52,15 @@ pub async fn run(
     Ok(())
 }
 
-fn restored(status: &mut DataEmbassyStatus, outcome: &mut Outcome) -> bool {
+fn restored(input: &Input<'_>, status: &mut DataEmbassyStatus, outcome: &mut Outcome) -> bool {
+    let failed = status.run.as_ref().filter(|run| run.state == Some(RunState::Failed));
+    if let Some(message) = failed.and_then(|run| run.message.clone()) {
+        outcome.conditions.push(Wanted::no(types::PROMOTION_ALLOWED, "RestoreFailed", message));
+    }
+    if let Some(why) = leftover(input.restore, status.run.as_ref()) {
+        outcome.conditions.push(Wanted::no(types::PROMOTION_ALLOWED, "MoverStopping", why));
+        return false;
+    }
     let proven = status.last_dispatch.as_ref().map_or(0, |d| d.sequence);
     let target = status.promotion.as_ref().map_or(proven, |p| p.sequence);
     let last = status.run.as_ref().and_then(|run| {
