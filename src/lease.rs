@@ -8,7 +8,9 @@
 use crate::api::ledger::{Ledger, LedgerError, Writ};
 use crate::api::pair::PairRecord;
 use crate::clock::{Boot, boottime, now};
-use crate::domain::writ::{HomeWant, Sighting, embassy_permits, home_permits, home_turn};
+use crate::domain::writ::{
+    HomeWant, Sighting, embassy_permits, home_permits, home_turn, may_write, override_writ,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
@@ -29,6 +31,19 @@ pub enum LeaseError {
     /// Someone else wrote meanwhile.
     #[error("the ledger was changed meanwhile")]
     Conflict,
+    /// The epoch would fall (rule 5).
+    #[error(
+        "epoch {epoch} would be written for {name} over epoch {stands}, and epochs only rise: nothing was written; \
+         it is decided anew on what stands now"
+    )]
+    Lower {
+        /// The DataEmbassy.
+        name: String,
+        /// What was to be written.
+        epoch: u64,
+        /// What stands.
+        stands: u64,
+    },
     /// The Lease is not a ledger.
     #[error("the Lease is not a ledger")]
     Content(#[from] LedgerError),
@@ -162,7 +177,7 @@ impl LedgerHub {
     ///
     /// # Errors
     /// [`LeaseError::Conflict`] if the ledger changed since: then the claim is dead and the timer
-    /// starts anew with the next read.
+    /// starts anew with the next read. [`LeaseError::Lower`] if the epoch would fall.
     pub async fn write_writ(
         &self,
         pair: &PairRecord,
@@ -171,9 +186,45 @@ impl LedgerHub {
         writ: Writ,
     ) -> Result<(), LeaseError> {
         let view = self.embassy(&pair.id);
-        let (Some(lease), Some(mut ledger)) = (view.lease, view.ledger) else {
+        let (Some(lease), Some(ledger)) = (view.lease, view.ledger) else {
             return Err(LeaseError::Conflict);
         };
+        self.put_writ(pair, client, name, writ, (lease, ledger)).await
+    }
+
+    /// A human's override: the writ that follows on what stands now and on `high_water`, the highest epoch
+    /// that was seen. It reads first: a home that beats changes the version every few seconds, and an
+    /// update on the version of the last turn could conflict for ever.
+    ///
+    /// # Errors
+    /// [`LeaseError`].
+    pub async fn override_writ(
+        &self,
+        pair: &PairRecord,
+        client: &Client,
+        name: &str,
+        high_water: Option<u64>,
+    ) -> Result<Writ, LeaseError> {
+        let lease = bounded(pair.lease.timeout.get(), get(&ledger_api(client, pair), &pair.id)).await?;
+        let ledger = Ledger::from_lease(&lease)?;
+        let writ = override_writ(ledger.writs.get(name), high_water);
+        self.put_writ(pair, client, name, writ, (lease, ledger)).await?;
+        Ok(writ)
+    }
+
+    async fn put_writ(
+        &self,
+        pair: &PairRecord,
+        client: &Client,
+        name: &str,
+        writ: Writ,
+        (lease, mut ledger): (Lease, Ledger),
+    ) -> Result<(), LeaseError> {
+        let stands = ledger.writs.get(name);
+        if !may_write(stands, &writ) {
+            let stands = stands.map_or(0, |writ| writ.epoch);
+            return Err(LeaseError::Lower { name: name.to_owned(), epoch: writ.epoch, stands });
+        }
         ledger.writs.insert(name.to_owned(), writ);
         let next = ledger.into_lease(&lease, None, None)?;
         let api = ledger_api(client, pair);

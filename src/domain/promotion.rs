@@ -144,7 +144,7 @@ pub fn decide(evidence: &Evidence<'_>, now: Timestamp) -> Decision {
         return Decision::Stay;
     }
     if evidence.request == Some(Verb::Override) {
-        return match nothing_to_serve(evidence) {
+        return match unknown(evidence).or_else(|| nothing_to_serve(evidence)) {
             Some((gate, why)) => Decision::Hold(gate, why),
             None => Decision::Override,
         };
@@ -177,6 +177,12 @@ fn wanted(evidence: &Evidence<'_>, now: Timestamp) -> Result<String, Decision> {
         return Err(Decision::Hold(Gate::ManualPromotion, message));
     }
     Ok(why.clone())
+}
+
+/// A ledger that was not read: nobody, not even a human, writes over what nobody has seen.
+fn unknown(evidence: &Evidence<'_>) -> Option<(Gate, String)> {
+    let EmbassyTurn::Wait(wait @ EmbassyWait::NoArbiter(_)) = &evidence.turn else { return None };
+    Some((Gate::NoArbiter, format!("{wait}; an override needs the ledger: it is tried again at every read")))
 }
 
 /// Gates that even an override cannot open: there would be nothing to serve.
@@ -256,7 +262,7 @@ fn cooling(evidence: &Evidence<'_>, now: Timestamp) -> Option<(Gate, String)> {
 fn ledger_gate(turn: &EmbassyTurn) -> Option<(Gate, String)> {
     let EmbassyTurn::Wait(wait) = turn else { return None };
     let gate = match wait {
-        EmbassyWait::NoArbiter(_) => Gate::NoArbiter,
+        EmbassyWait::NoArbiter(_) | EmbassyWait::Behind { .. } => Gate::NoArbiter,
         EmbassyWait::NoWrit => Gate::NoWrit,
         EmbassyWait::OverrideRequired => Gate::OverrideRequired,
         EmbassyWait::LeaseNotExpired { .. } | EmbassyWait::Yielding => Gate::LeaseNotExpired,

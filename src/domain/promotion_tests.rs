@@ -127,6 +127,11 @@ fn an_override_opens_every_gate_but_never_serves_what_was_not_proven() {
     assert_eq!(decide(&incomplete, t(0)), Decision::Override);
     let unproven = Evidence { proven: None, ..asked.clone() };
     assert!(matches!(decide(&unproven, t(0)), Decision::Hold(Gate::Unproven, _)));
+    let lost = EmbassyTurn::Wait(EmbassyWait::Behind { epoch: None, high_water: 3 });
+    assert_eq!(decide(&Evidence { turn: lost, ..asked.clone() }, t(0)), Decision::Override);
+    let unread = EmbassyTurn::Wait(EmbassyWait::NoArbiter("timeout".into()));
+    let blind = decide(&Evidence { turn: unread, ..asked.clone() }, t(0));
+    assert!(matches!(blind, Decision::Hold(Gate::NoArbiter, _)), "{blind:?}");
     let retired = Evidence { retired: true, ..asked };
     assert_eq!(decide(&retired, t(0)), Decision::Stay);
 }

@@ -16,12 +16,12 @@
 //! This issue's arbiters are `Embassy` (one ledger, E) and `Home` (none: only a human moves the
 //! writ). The rules for a witness extend these functions and do not replace them.
 
+use super::boot::Boot;
 use crate::api::duration::Span;
 use crate::api::embassy::Arbiter;
 use crate::api::ledger::{Ledger, Site, Writ};
 use crate::api::pair::LeaseSettings;
 use crate::api::policy::Fencing;
-use super::boot::Boot;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -252,6 +252,18 @@ pub enum EmbassyWait {
     /// The ledger could not be read.
     #[error("the ledger is not known: {0}")]
     NoArbiter(String),
+    /// The ledger lost what was seen before (rule 9): it votes for nobody.
+    #[error(
+        "the ledger shows {} although epoch {high_water} was seen: it was lost, or restored from an old backup; \
+         make sure that home is stopped, then run `kubectl embassy promote --override`",
+        epoch.map_or_else(|| "no writ".to_owned(), |epoch| format!("epoch {epoch}"))
+    )]
+    Behind {
+        /// What it shows.
+        epoch: Option<u64>,
+        /// The embassy's high-water mark.
+        high_water: u64,
+    },
     /// Home never made a writ for this DataEmbassy.
     #[error("home has not written this DataEmbassy into the ledger yet")]
     NoWrit,
@@ -302,12 +314,34 @@ pub fn embassy_turn(
     }
 }
 
+/// Why a ledger that was read votes for nobody: its epoch, or its lack of one, is below `high_water`.
+#[must_use]
+pub fn behind(writ: Option<&Writ>, high_water: Option<u64>) -> Option<EmbassyWait> {
+    let (epoch, high_water) = (writ.map(|writ| writ.epoch), high_water?);
+    (epoch < Some(high_water)).then_some(EmbassyWait::Behind { epoch, high_water })
+}
+
 /// A human's override: the writ to write at E at once. The guarantee is suspended, and that stays
 /// on record in the ledger.
+///
+/// A ledger that lost its writ, or shows less than `high_water`, has forgotten epochs: the next odd one
+/// above all that were seen, so that home, which may remember more, is not let go by a repeated one.
 #[must_use]
-pub fn override_writ(writ: &Writ) -> Writ {
-    let next = if writ.site() == Site::Home { next_odd(writ) } else { *writ };
-    Writ { confirmed: true, overridden: true, yielding: false, ..next }
+pub fn override_writ(writ: Option<&Writ>, high_water: Option<u64>) -> Writ {
+    let seen = match (behind(writ, high_water), writ) {
+        (None, Some(writ)) if writ.site() == Site::Embassy => {
+            return Writ { confirmed: true, overridden: true, yielding: false, ..*writ };
+        }
+        _ => writ.map(|writ| writ.epoch).max(high_water).unwrap_or_default(),
+    };
+    let next = next_odd(&Writ { epoch: seen, ..Writ::default() });
+    Writ { confirmed: true, overridden: true, ..next }
+}
+
+/// A writ may be written over another one only if the epoch does not fall (rule 5).
+#[must_use]
+pub fn may_write(stands: Option<&Writ>, next: &Writ) -> bool {
+    stands.is_none_or(|stands| next.epoch >= stands.epoch)
 }
 
 /// The permits that a read of E gives the embassy: until `sent + R` of that read (rule 2).

@@ -9,7 +9,7 @@ use crate::clock::boottime;
 use crate::controller::Context;
 use crate::domain::health::{self, Suspicion};
 use crate::domain::promotion::{Evidence, Proven, Record};
-use crate::domain::writ::{EmbassyTurn, SettingsError, check_settings, embassy_turn};
+use crate::domain::writ::{EmbassyTurn, SettingsError, behind, check_settings, embassy_turn};
 use crate::probe::{self, CheckView};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -33,7 +33,7 @@ pub struct Gathered {
     ledger_error: Option<String>,
 }
 
-pub fn gather(ctx: &Context, input: &Input<'_>, status: &DataEmbassyStatus, now: Timestamp) -> Gathered {
+pub fn gather(ctx: &Context, input: &Input<'_>, status: &DataEmbassyStatus) -> Gathered {
     let name = input.object.name_any();
     let key = format!("{}/{name}", input.pair.embassy_namespace);
     ctx.ledgers.ensure_embassy(input.pair, &ctx.client);
@@ -53,14 +53,11 @@ pub fn gather(ctx: &Context, input: &Input<'_>, status: &DataEmbassyStatus, now:
         None => Ok(writ.as_ref()),
     };
     // A ledger below the highest epoch that was ever seen here went back in time: it votes for nobody.
-    let behind = writ.is_some_and(|w| i64::try_from(w.epoch).ok() < status.epoch);
-    let turn = if behind {
-        let why = "the ledger shows a lower epoch than was seen before: restored from an old backup?";
-        embassy_turn(input.object.spec.embassy.arbiter, Err(why), unchanged_for, duration)
-    } else {
-        embassy_turn(input.object.spec.embassy.arbiter, read, unchanged_for, duration)
+    let high_water = status.epoch.and_then(|epoch| u64::try_from(epoch).ok());
+    let turn = match behind(writ.as_ref(), high_water).filter(|_| ledger_error.is_none()) {
+        Some(behind) => EmbassyTurn::Wait(behind),
+        None => embassy_turn(input.object.spec.embassy.arbiter, read, unchanged_for, duration),
     };
-    let _ = now;
     Gathered {
         suspicion,
         checks,

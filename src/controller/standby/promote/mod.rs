@@ -19,7 +19,6 @@ use crate::api::{DataEmbassy, EmbassyRequest, ReplicaPolicySpec};
 use crate::controller::Context;
 use crate::crash;
 use crate::domain::promotion::{Decision, Standby, closed_gate, decide, standby};
-use crate::domain::writ::override_writ;
 use crate::lease::LeaseError;
 use evidence::Gathered;
 use jiff::Timestamp;
@@ -83,7 +82,7 @@ pub async fn turn(
     status: &mut DataEmbassyStatus,
     now: Timestamp,
 ) -> Outcome {
-    let gathered = evidence::gather(ctx, input, status, now);
+    let gathered = evidence::gather(ctx, input, status);
     evidence::note(&gathered, status, now);
     let mut outcome = Outcome::default();
     let decision = decide(&gathered.evidence(input, status), now);
@@ -123,9 +122,21 @@ async fn act(
             begin(input, status, why, false, now);
         }
         Decision::Override => {
-            let writ = gathered.writ.unwrap_or_default();
-            write(ctx, input, override_writ(&writ), status).await?;
-            begin(input, status, "override by a human", true, now);
+            let high_water = status.epoch.and_then(|epoch| u64::try_from(epoch).ok());
+            let name = input.object.name_any();
+            let serves = standby(&gathered.record(status)) == Standby::Serve;
+            let writ = ctx.ledgers.override_writ(input.pair, &ctx.client, &name, high_water).await?;
+            let epoch = i64::try_from(writ.epoch).ok();
+            status.epoch = status.epoch.max(epoch);
+            if !serves {
+                begin(input, status, "override by a human", true, now);
+            } else if let (None, Some(last), Some(epoch)) =
+                (&status.promotion, status.last_promotion.as_mut(), epoch)
+            {
+                // It serves and only its ledger was lost: a promotion would restore over what it wrote.
+                last.epoch = epoch;
+                last.overridden = true;
+            }
         }
         Decision::Confirm(writ) => {
             if status.promotion.is_none() {
