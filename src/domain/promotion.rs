@@ -5,11 +5,12 @@
 
 use super::health::{Suspicion, stable};
 use super::writ::{EmbassyTurn, EmbassyWait, SettingsError};
-use crate::api::embassy::{Hold, PromotionStep, RunState};
+use crate::api::embassy::{Hold, PromotionProgress, PromotionRecord, PromotionStep, RunState};
 use crate::api::ledger::{Site, Writ};
 use crate::api::policy::{Fence, PromotionMode, PromotionSpec};
 use crate::api::request::Verb;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Why a promotion is held; the names are the reasons of condition `PromotionAllowed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +273,38 @@ fn ledger_gate(turn: &EmbassyTurn) -> Option<(Gate, String)> {
 
 fn span(span: crate::api::duration::Span) -> SignedDuration {
     SignedDuration::try_from(span.get()).unwrap_or(SignedDuration::MAX)
+}
+
+/// When a promotion that is begun now started: when a human asked for it, else when home was first
+/// suspect.
+#[must_use]
+pub fn started_at(asked: Option<Timestamp>, suspect_since: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    asked.or(suspect_since).unwrap_or(now).min(now)
+}
+
+/// What a promotion that came to its end leaves on record. `cut` is that of the promoted dispatch.
+///
+/// Home could write until the writ was taken: counted to the first suspicion instead, the loss of a
+/// planned takeover would read 0 whatever was written since the cut.
+#[must_use]
+pub fn record(
+    progress: PromotionProgress,
+    cut: Option<Timestamp>,
+    epoch: i64,
+    now: Timestamp,
+) -> PromotionRecord {
+    let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64().max(0.0);
+    let claimed = progress.claimed_at.as_ref().map_or(progress.started_at.0, |time| time.0);
+    PromotionRecord {
+        reason: progress.reason,
+        recovery_seconds: seconds(progress.started_at.0, now),
+        data_loss_seconds: cut.map_or(0.0, |cut| seconds(cut, claimed)),
+        started_at: progress.started_at,
+        serving_at: Time(now),
+        epoch,
+        sequence: progress.sequence,
+        overridden: progress.overridden,
+    }
 }
 
 /// Whether the standby's workloads may run.

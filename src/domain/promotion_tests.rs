@@ -205,3 +205,23 @@ fn what_serves_by_the_record_serves_on_until_a_ledger_that_was_read_takes_the_wr
         assert_eq!(standby(&record), wanted, "row {row}");
     }
 }
+
+#[test]
+fn the_loss_reaches_to_the_claim_and_the_recovery_from_the_request() {
+    // Suspect at 0, a human asks at 300, the writ is taken at 330; the dispatch was cut at 10.
+    assert_eq!(started_at(Some(t(300)), Some(t(0)), t(330)), t(300));
+    assert_eq!(started_at(None, Some(t(0)), t(330)), t(0));
+    assert_eq!(started_at(None, None, t(330)), t(330));
+    assert_eq!(started_at(Some(t(999)), None, t(330)), t(330), "a clock ahead of ours");
+    let progress = PromotionProgress {
+        step: PromotionStep::SwitchTraffic,
+        reason: "r".into(),
+        started_at: Time(t(300)),
+        claimed_at: Some(Time(t(330))),
+        sequence: 7,
+        overridden: false,
+    };
+    let record = record(progress, Some(t(10)), 3, t(400));
+    assert!((record.data_loss_seconds - 320.0).abs() < 0.001, "{record:?}");
+    assert!((record.recovery_seconds - 100.0).abs() < 0.001, "{record:?}");
+}

@@ -172,7 +172,8 @@ pub fn not_started(job: &Job, pods: &[Pod], promoting: bool, now: jiff::Timestam
     let made = job.metadata.creation_timestamp.as_ref()?.0;
     let limit = if promoting { START_LATE_PROMOTING } else { START_LATE };
     (now.duration_since(made) >= jiff::SignedDuration::try_from(limit).ok()?).then(|| {
-        let cause = waiting(job, pods, now).unwrap_or_else(|| "its pod gives no reason".to_owned());
+        let cause = waiting(job, pods, now)
+            .unwrap_or_else(|| "its pod is being set up (volumes? image?): see its events".to_owned());
         format!("the mover has not started for {} s and is given up: {cause}", limit.as_secs())
     })
 }
@@ -229,7 +230,7 @@ fn waiting(job: &Job, pods: &[Pod], now: jiff::Timestamp) -> Option<String> {
         return pods.iter().find_map(says);
     }
     let made = job.metadata.creation_timestamp.as_ref()?.0;
-    let late = now.duration_since(made) > jiff::SignedDuration::try_from(POD_LATE).ok()?;
+    let late = now.duration_since(made) >= jiff::SignedDuration::try_from(POD_LATE).ok()?;
     late.then(|| "its pod cannot be made: see the Job's events (PodSecurity? quota?)".to_owned())
 }
 

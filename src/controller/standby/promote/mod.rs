@@ -18,7 +18,7 @@ use crate::api::request::{RequestState, Verb};
 use crate::api::{DataEmbassy, EmbassyRequest, ReplicaPolicySpec};
 use crate::controller::Context;
 use crate::crash;
-use crate::domain::promotion::{Decision, Standby, closed_gate, decide, standby};
+use crate::domain::promotion::{Decision, Standby, closed_gate, decide, standby, started_at};
 use crate::lease::LeaseError;
 use evidence::Gathered;
 use jiff::Timestamp;
@@ -189,10 +189,14 @@ fn leave(status: &mut DataEmbassyStatus, gathered: &Gathered) {
 fn begin(input: &Input<'_>, status: &mut DataEmbassyStatus, why: &str, overridden: bool, now: Timestamp) {
     let proven = status.last_dispatch.as_ref().map_or(0, |d| d.sequence);
     let received = input.received.and_then(|r| i64::try_from(r).ok()).unwrap_or(0);
+    let mut course = input.requests.iter().filter(|r| matches!(r.spec.verb, Verb::Promote | Verb::Override));
+    let asked = course.find_map(|r| r.metadata.creation_timestamp.as_ref()).map(|time| time.0);
+    let suspect_since = status.suspect_since.as_ref().map(|time| time.0);
     status.promotion = Some(PromotionProgress {
         step: PromotionStep::Confirm,
         reason: why.to_owned(),
-        started_at: status.suspect_since.clone().unwrap_or(Time(now)),
+        started_at: Time(started_at(asked, suspect_since, now)),
+        claimed_at: Some(Time(now)),
         sequence: proven.max(received),
         overridden,
     });

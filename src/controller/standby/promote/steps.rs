@@ -3,14 +3,13 @@
 use super::evidence::Gathered;
 use super::{Input, Outcome, PromoteError};
 use crate::api::conditions::{Wanted, types};
-use crate::api::embassy::{DataEmbassyStatus, PromotionRecord, PromotionStep, RunState};
+use crate::api::embassy::{DataEmbassyStatus, PromotionStep, RunState};
 use crate::controller::Context;
 use crate::controller::standby::objects::{self, Mode};
 use crate::controller::standby::plan::{Restores, leftover, run_of};
 use crate::crash;
-use crate::domain::promotion::{LastRestore, RestoreStep, finish_restore, next_step};
+use crate::domain::promotion::{LastRestore, RestoreStep, finish_restore, next_step, record};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 /// Does as many steps as can be done now; stops at the first that has to wait.
@@ -155,16 +154,7 @@ async fn serves(
 
 fn finish(status: &mut DataEmbassyStatus, gathered: &Gathered, now: Timestamp) {
     let Some(progress) = status.promotion.take() else { return };
-    let cut = status.last_dispatch.as_ref().and_then(|d| d.cut_time.as_ref()).map_or(now, |t| t.0);
-    let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64().max(0.0);
-    status.last_promotion = Some(PromotionRecord {
-        reason: progress.reason,
-        recovery_seconds: seconds(progress.started_at.0, now),
-        data_loss_seconds: seconds(cut, progress.started_at.0),
-        started_at: progress.started_at,
-        serving_at: Time(now),
-        epoch: gathered.writ.and_then(|w| i64::try_from(w.epoch).ok()).unwrap_or_default(),
-        sequence: progress.sequence,
-        overridden: progress.overridden,
-    });
+    let cut = status.last_dispatch.as_ref().and_then(|d| d.cut_time.as_ref()).map(|time| time.0);
+    let epoch = gathered.writ.and_then(|w| i64::try_from(w.epoch).ok()).unwrap_or_default();
+    status.last_promotion = Some(record(progress, cut, epoch, now));
 }
