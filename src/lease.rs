@@ -88,6 +88,14 @@ pub struct LedgerHub {
     embassy: Arc<Mutex<BTreeMap<String, EmbassyWatcher>>>,
 }
 
+/// What an update of the ledger is made from.
+struct Seen {
+    lease: Lease,
+    ledger: Ledger,
+    /// Rule 3's timer as it stood when `lease` was read.
+    sighting: Sighting,
+}
+
 struct HomeKeeper {
     shared: Arc<Mutex<HomeShared>>,
     task: AbortHandle,
@@ -189,7 +197,8 @@ impl LedgerHub {
         let (Some(lease), Some(ledger)) = (view.lease, view.ledger) else {
             return Err(LeaseError::Conflict);
         };
-        self.put_writ(pair, client, name, writ, (lease, ledger)).await
+        let seen = Seen { lease, ledger, sighting: view.sighting };
+        self.put_writ(pair, client, name, writ, seen).await
     }
 
     /// A human's override: the writ that follows on what stands now and on `high_water`, the highest epoch
@@ -208,7 +217,9 @@ impl LedgerHub {
         let lease = bounded(pair.lease.timeout.get(), get(&ledger_api(client, pair), &pair.id)).await?;
         let ledger = Ledger::from_lease(&lease)?;
         let writ = override_writ(ledger.writs.get(name), high_water);
-        self.put_writ(pair, client, name, writ, (lease, ledger)).await?;
+        // An override waits for no timer, and leaves none running.
+        let seen = Seen { lease, ledger, sighting: Sighting::default() };
+        self.put_writ(pair, client, name, writ, seen).await?;
         Ok(writ)
     }
 
@@ -218,8 +229,9 @@ impl LedgerHub {
         client: &Client,
         name: &str,
         writ: Writ,
-        (lease, mut ledger): (Lease, Ledger),
+        Seen { lease, mut ledger, sighting }: Seen,
     ) -> Result<(), LeaseError> {
+        let sent_on = lease.resource_version().unwrap_or_default();
         let stands = ledger.writs.get(name);
         if !may_write(stands, &writ) {
             let stands = stands.map_or(0, |writ| writ.epoch);
@@ -237,11 +249,16 @@ impl LedgerHub {
         match result {
             // The answer is a read of what stands now.
             Ok(lease) => {
-                view.sighting.observe(&lease.resource_version().unwrap_or_default(), received);
+                let version = lease.resource_version().unwrap_or_default();
+                if !view.sighting.own_write(&sighting, &version) {
+                    view.sighting.observe(&version, received);
+                }
                 view.ledger = Some(ledger);
                 view.lease = Some(lease);
                 Ok(())
             }
+            // The watcher, or a sibling's update, has read what came after: that is not in doubt.
+            Err(error @ LeaseError::Conflict) if !view.sighting.is_at(&sent_on) => Err(error),
             // What was read is old, and the request may still land: read again within a turn.
             Err(error) => {
                 view.ledger = None;

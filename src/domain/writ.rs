@@ -368,6 +368,30 @@ impl Sighting {
         }
     }
 
+    /// Notes our own update: it was sent at the version of `sent_on`, it succeeded, and `version` is
+    /// what it made. The timer goes on, or in a pair of many DataEmbassies each takeover would wait for
+    /// L after the one before it. `false`: another version has been seen since, and that one counts.
+    ///
+    /// Why this is safe: that the update succeeded proves that nothing of home's landed since the first
+    /// read of the old version, so home's last permit is as old as it was. Every update of home's that
+    /// is still in flight carries the old version or an older one and is refused. A new one must first
+    /// read ours, and changes the version again: then [`Self::observe`] starts the timer anew.
+    pub fn own_write(&mut self, sent_on: &Self, version: &str) -> bool {
+        let seen = self.version.as_deref();
+        // The watcher may have read our update before its answer came.
+        if sent_on.version.is_none() || (seen != sent_on.version.as_deref() && seen != Some(version)) {
+            return false;
+        }
+        *self = Self { version: Some(version.to_owned()), since: sent_on.since };
+        true
+    }
+
+    /// The version is the one that was read.
+    #[must_use]
+    pub fn is_at(&self, version: &str) -> bool {
+        self.version.as_deref() == Some(version)
+    }
+
     /// For how long the version has been seen at `now`; `None` before the first read.
     #[must_use]
     pub fn unchanged_for(&self, now: Boot) -> Option<Duration> {

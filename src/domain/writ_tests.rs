@@ -183,3 +183,34 @@ fn an_override_goes_above_all_that_was_seen() {
     assert!(!may_write(Some(&writ(4)), &writ(3)), "epochs only rise");
     assert!(may_write(Some(&writ(3)), &writ(3)), "a confirmation keeps the epoch");
 }
+
+/// The k-th takeover of a pair must not wait for k times L; and what home writes still counts.
+#[test]
+fn our_own_update_keeps_the_timer_and_anybody_else_s_starts_it_again() {
+    let seen = |versions: &[(&str, u64)]| {
+        let mut sighting = Sighting::default();
+        versions.iter().for_each(|(version, second)| sighting.observe(version, at(*second)));
+        sighting
+    };
+    // What was sighted when the update left, what has been read since, kept, and for how long at 50.
+    for (sent_on, now, kept, unchanged) in [
+        (seen(&[("7", 10)]), seen(&[("7", 10)]), true, 40),
+        (seen(&[("7", 10)]), seen(&[("7", 10), ("8", 41)]), true, 40),
+        (seen(&[("7", 10)]), seen(&[("7", 10), ("9", 41)]), false, 9),
+        (seen(&[("6", 1)]), seen(&[("6", 1), ("7", 10)]), false, 40),
+        (Sighting::default(), Sighting::default(), false, 0),
+        (Sighting::default(), seen(&[("8", 41)]), false, 9),
+    ] {
+        let mut sighting = now.clone();
+        assert_eq!(sighting.own_write(&sent_on, "8"), kept, "{sent_on:?} {now:?}");
+        assert_eq!(
+            sighting.unchanged_for(at(50)).unwrap_or_default(),
+            Duration::from_secs(unchanged),
+            "{sent_on:?} {now:?}"
+        );
+    }
+    let mut ours = seen(&[("7", 10)]);
+    ours.own_write(&seen(&[("7", 10)]), "8");
+    ours.observe("9", at(45));
+    assert_eq!(ours.unchanged_for(at(50)), Some(Duration::from_secs(5)), "home's next update counts");
+}
