@@ -159,6 +159,7 @@ pub async fn reconcile(
         vault: &vault,
         serving: &serving,
         next: &next,
+        promotion: &promotion.conditions,
         error: error.as_deref(),
     };
     status::fill(&mut draft, &facts, now);
@@ -307,7 +308,7 @@ async fn write(
     }
     let before = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     for condition in status::changes(before, &draft.conditions) {
-        let type_ = if condition.status == "False" { EventType::Warning } else { EventType::Normal };
+        let type_ = if status::is_bad(condition) { EventType::Warning } else { EventType::Normal };
         let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
         publish(context, object, type_, &condition.reason, note).await;
     }

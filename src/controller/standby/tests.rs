@@ -398,6 +398,7 @@ fn status_of(object: &DataEmbassy, observed: &Observed, mut status: DataEmbassyS
         vault: &vault,
         serving: &serving,
         next: &Next::Idle,
+        promotion: &[],
         error: None,
     };
     fill(&mut status, &facts, now());
