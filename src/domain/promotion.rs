@@ -307,6 +307,15 @@ pub fn record(
     }
 }
 
+/// Where a promotion goes on whose progress the status has lost, with the writ of `epoch` confirmed: the
+/// mirror was applied again, or restored without its status. `marks` are the epochs that its volumes were
+/// started under, one for each volume. If they name this one, the standby has written: a restore
+/// would destroy that. A volume without the mark among others with it has been added since.
+#[must_use]
+pub fn resume(marks: &[Option<u64>], epoch: u64) -> PromotionStep {
+    if marks.contains(&Some(epoch)) { PromotionStep::Start } else { PromotionStep::FinishRestore }
+}
+
 /// Whether the standby's workloads may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standby {

@@ -225,3 +225,13 @@ fn the_loss_reaches_to_the_claim_and_the_recovery_from_the_request() {
     assert!((record.data_loss_seconds - 320.0).abs() < 0.001, "{record:?}");
     assert!((record.recovery_seconds - 100.0).abs() < 0.001, "{record:?}");
 }
+
+/// The status was lost while the embassy served: its volumes hold what it wrote.
+#[test]
+fn volumes_that_were_started_under_this_epoch_are_never_restored_over() {
+    assert_eq!(resume(&[Some(3), Some(3)], 3), PromotionStep::Start);
+    assert_eq!(resume(&[Some(3), None], 3), PromotionStep::Start);
+    assert_eq!(resume(&[Some(3), None], 5), PromotionStep::FinishRestore);
+    assert_eq!(resume(&[None], 3), PromotionStep::FinishRestore);
+    assert_eq!(resume(&[], 3), PromotionStep::FinishRestore);
+}

@@ -150,6 +150,13 @@ impl Site<'_> {
         Ok(())
     }
 
+    /// The standby's volumes that are there.
+    #[must_use]
+    pub fn claims(&self) -> Vec<&PersistentVolumeClaim> {
+        let volumes = self.verdict.volumes.iter().flat_map(|v| &v.volumes);
+        volumes.filter_map(|volume| self.observed.claims.get(&volume.name)).collect()
+    }
+
     /// The standby's volumes and the mover's identity.
     ///
     /// # Errors

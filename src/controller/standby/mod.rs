@@ -206,6 +206,7 @@ async fn promotion(
         key_present: site.observed.key,
         received: vault.verified.iter().map(|r| r.sequence).max(),
         restore: &site.observed.restore,
+        claims: site.claims(),
         requests: &open(&site.observed.requests),
     };
     let outcome = Box::pin(promote::turn(context, &input, draft, now)).await;

@@ -4,6 +4,7 @@
 //! dies at any of them comes to the same end.
 
 mod evidence;
+mod marks;
 mod steps;
 
 use super::objects::{self, Mode, Synced};
@@ -18,10 +19,12 @@ use crate::api::request::{RequestState, Verb};
 use crate::api::{DataEmbassy, EmbassyRequest, ReplicaPolicySpec};
 use crate::controller::Context;
 use crate::crash;
-use crate::domain::promotion::{Decision, Standby, closed_gate, decide, standby, started_at};
+use crate::domain::promotion::{Decision, Standby, closed_gate, decide, resume, standby, started_at};
+use crate::domain::writ::override_writ;
 use crate::lease::LeaseError;
 use evidence::Gathered;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::rbac::v1::Role;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
@@ -41,6 +44,8 @@ pub struct Input<'a> {
     pub received: Option<u64>,
     /// What movers left.
     pub restore: &'a RestoreObjects,
+    /// The standby's volumes, those that are there.
+    pub claims: Vec<&'a PersistentVolumeClaim>,
     /// Requests for this DataEmbassy that have not come to their end, oldest first.
     pub requests: &'a [EmbassyRequest],
 }
@@ -73,6 +78,9 @@ pub enum PromoteError {
     /// The standby's objects.
     #[error("cannot start the standby")]
     Objects(#[from] objects::ObjectsError),
+    /// The volumes' mark.
+    #[error("cannot mark the standby's volumes with the epoch")]
+    Mark(#[from] crate::controller::apply::ApplyError),
 }
 
 /// One turn. Changes `status` (promotion, epoch, health, suspicion) and says the rest in the outcome.
@@ -125,6 +133,11 @@ async fn act(
             let high_water = status.epoch.and_then(|epoch| u64::try_from(epoch).ok());
             let name = input.object.name_any();
             let serves = standby(&gathered.record(status)) == Standby::Serve;
+            if serves {
+                // Before the ledger: dying in between must not end in a restore over what was written.
+                let next = override_writ(gathered.writ.as_ref(), high_water);
+                marks::write(ctx, input, next.epoch).await?;
+            }
             let writ = ctx.ledgers.override_writ(input.pair, &ctx.client, &name, high_water).await?;
             let epoch = i64::try_from(writ.epoch).ok();
             status.epoch = status.epoch.max(epoch);
@@ -149,10 +162,17 @@ async fn act(
         Decision::Continue => {
             let overridden = gathered.writ.is_some_and(|w| w.overridden);
             if status.promotion.is_none() {
-                begin(input, status, "a promotion that was under way", overridden, now);
+                begin(
+                    input,
+                    status,
+                    "a promotion whose record was lost: loss and recovery are not known",
+                    overridden,
+                    now,
+                );
             }
             if status.promotion.as_ref().is_some_and(|p| p.step <= PromotionStep::Confirm) {
-                step_to(status, PromotionStep::FinishRestore);
+                let epoch = gathered.writ.map_or(0, |writ| writ.epoch);
+                step_to(status, resume(&marks::read(&input.claims), epoch));
             }
             revoke_home(ctx, input, gathered, outcome).await;
             steps::run(ctx, input, status, gathered, now, outcome).await?;

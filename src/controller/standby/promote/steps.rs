@@ -1,7 +1,7 @@
 //! The steps after Confirm: FinishRestore, Prove, RestoreObjects, Start, Probe, SwitchTraffic.
 
 use super::evidence::Gathered;
-use super::{Input, Outcome, PromoteError};
+use super::{Input, Outcome, PromoteError, marks};
 use crate::api::conditions::{Wanted, types};
 use crate::api::embassy::{DataEmbassyStatus, PromotionStep, RunState};
 use crate::controller::Context;
@@ -124,6 +124,7 @@ async fn started(
     if !gathered.permitted {
         return Ok(false);
     }
+    marks::write(ctx, input, gathered.writ.map_or(0, |writ| writ.epoch)).await?;
     if input.object.spec.services.is_none() {
         return Ok(true);
     }
