@@ -231,7 +231,21 @@ pub fn closed_gate(evidence: &Evidence<'_>, now: Timestamp) -> Option<(Gate, Str
         );
         return Some((Gate::StandbyIncomplete, message));
     }
-    stale(evidence, now).or_else(|| cooling(evidence, now)).or_else(|| ledger_gate(&evidence.turn))
+    let ledger = ledger_gate(&evidence.turn);
+    let expires = ledger.as_ref().is_some_and(|(gate, _)| *gate == Gate::LeaseNotExpired);
+    // Before the lease, which in peace is never expired; after what a person's word does not open.
+    let (lease, ledger) = if expires { (ledger, None) } else { (None, ledger) };
+    stale(evidence, now).or_else(|| cooling(evidence, now)).or(ledger).or_else(|| manual(evidence)).or(lease)
+}
+
+fn manual(evidence: &Evidence<'_>) -> Option<(Gate, String)> {
+    let asked = matches!(evidence.request, Some(Verb::Promote | Verb::Override));
+    (evidence.policy.mode == PromotionMode::Manual && !asked).then(|| {
+        (
+            Gate::ManualPromotion,
+            "promotion.mode is Manual: run `kubectl embassy promote` when home is lost".into(),
+        )
+    })
 }
 
 fn stale(evidence: &Evidence<'_>, now: Timestamp) -> Option<(Gate, String)> {

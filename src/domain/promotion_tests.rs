@@ -235,3 +235,20 @@ fn volumes_that_were_started_under_this_epoch_are_never_restored_over() {
     assert_eq!(resume(&[None], 3), PromotionStep::FinishRestore);
     assert_eq!(resume(&[], 3), PromotionStep::FinishRestore);
 }
+
+/// The condition and the phase must not say two things.
+#[test]
+fn under_manual_the_condition_says_so_until_a_human_asks() {
+    let p = PromotionSpec { mode: PromotionMode::Manual, ..policy() };
+    let s = suspect();
+    let gate = |evidence: &Evidence<'_>| closed_gate(evidence, t(0)).map(|(gate, _)| gate);
+    let lease = EmbassyTurn::Wait(EmbassyWait::LeaseNotExpired { unchanged_ms: 0, needed_ms: 1 });
+    let lost = EmbassyTurn::Wait(EmbassyWait::NoArbiter("timeout".into()));
+    assert_eq!(gate(&ready(&p, &s)), Some(Gate::ManualPromotion));
+    assert_eq!(gate(&Evidence { turn: lease.clone(), ..ready(&p, &s) }), Some(Gate::ManualPromotion));
+    assert_eq!(gate(&Evidence { turn: lost, ..ready(&p, &s) }), Some(Gate::NoArbiter));
+    let asked = Evidence { request: Some(Verb::Promote), ..ready(&p, &s) };
+    assert_eq!(gate(&asked), None);
+    assert_eq!(gate(&Evidence { turn: lease, ..asked }), Some(Gate::LeaseNotExpired));
+    assert!(closed_gate(&ready(&p, &s), t(0)).unwrap().1.contains("kubectl embassy promote"));
+}

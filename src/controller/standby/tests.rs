@@ -382,6 +382,20 @@ fn only_what_was_retired_at_home_and_does_not_serve_is_erased() {
     assert_eq!(judge(&object, &two, &Serving::No, &request), Answer::Retire { last: false });
 }
 
+#[test]
+fn a_promotion_of_what_was_retired_is_refused_and_not_left_unanswered() {
+    let mut request = retire_request();
+    let mut object = object();
+    for verb in [crate::api::request::Verb::Promote, crate::api::request::Verb::Override] {
+        request.spec.verb = verb;
+        object.spec.retired = false;
+        assert_eq!(judge(&object, &observed(), &Serving::No, &request), Answer::Elsewhere);
+        object.spec.retired = true;
+        assert!(matches!(judge(&object, &observed(), &Serving::No, &request), Answer::Refuse(_)));
+        assert_eq!(judge(&object, &observed(), &Serving::Yes(3), &request), Answer::Elsewhere);
+    }
+}
+
 fn status_of(object: &DataEmbassy, observed: &Observed, mut status: DataEmbassyStatus) -> DataEmbassyStatus {
     let verdict: Verdict = validate(object, &pair(), observed);
     let serving = serving(observed, &status);
