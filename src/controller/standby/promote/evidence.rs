@@ -8,7 +8,7 @@ use crate::api::request::Verb;
 use crate::clock::boottime;
 use crate::controller::Context;
 use crate::domain::health::{self, Suspicion};
-use crate::domain::promotion::{Evidence, Proven, Record};
+use crate::domain::promotion::{Evidence, Proven, Record, Standby};
 use crate::domain::writ::{EmbassyTurn, SettingsError, behind, check_settings, embassy_turn};
 use crate::probe::{self, CheckView};
 use jiff::Timestamp;
@@ -150,12 +150,27 @@ impl Gathered {
         }
     }
 
-    /// Whether the arbiters answer.
-    pub fn quorum(&self) -> Wanted {
-        match &self.ledger_error {
-            None => Wanted::yes(types::QUORUM_AVAILABLE, "LedgerRead", "the ledger is read at every arbiter"),
-            Some(why) => Wanted::no(types::QUORUM_AVAILABLE, "NoArbiter", why.clone()),
+    /// Whether the arbiters answer; while the standby serves, whether they still let it.
+    pub fn quorum(&self, right: Standby) -> Wanted {
+        quorum(right, self.permitted, self.ledger_error.as_deref())
+    }
+}
+
+/// Rule 2 ends the embassy's permit with its last read. What serves is not stopped for that: nobody but
+/// the embassy itself can give its writ away, so it is told and no outage is made of it.
+fn quorum(right: Standby, permitted: bool, error: Option<&str>) -> Wanted {
+    let kind = types::QUORUM_AVAILABLE;
+    match (right, permitted, error) {
+        (Standby::Serve, false, _) => {
+            let why = error.unwrap_or("the ledger does not name the embassy, or not confirmed");
+            let message = format!(
+                "the embassy serves without a permit: {why}; see to the ledger (the API server here), or stop the \
+                 service by hand if the writ was given away"
+            );
+            Wanted::no(kind, "PermitLapsed", message)
         }
+        (_, _, Some(why)) => Wanted::no(kind, "NoArbiter", why),
+        _ => Wanted::yes(kind, "LedgerRead", "the ledger is read at every arbiter"),
     }
 }
 
@@ -170,4 +185,20 @@ fn proven(status: &DataEmbassyStatus) -> Option<Proven> {
     let dispatch = status.last_dispatch.as_ref()?;
     dispatch.proven_time.as_ref()?;
     Some(Proven { sequence: u64::try_from(dispatch.sequence).ok()?, cut_time: dispatch.cut_time.as_ref()?.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lapsed_permit_of_what_serves_is_told() {
+        let reason = |right, permitted, error| quorum(right, permitted, error).reason;
+        assert_eq!(reason(Standby::Serve, true, None), "LedgerRead");
+        assert_eq!(reason(Standby::Serve, true, Some("timeout")), "NoArbiter");
+        assert_eq!(reason(Standby::Serve, false, Some("timeout")), "PermitLapsed");
+        assert_eq!(reason(Standby::Serve, false, None), "PermitLapsed");
+        assert_eq!(reason(Standby::Dark, false, None), "LedgerRead");
+        assert_eq!(reason(Standby::Unknown, false, Some("timeout")), "NoArbiter");
+    }
 }

@@ -103,7 +103,7 @@ pub async fn turn(
     }
     let right = standby(&gathered.record(status));
     conclude(status, right, &mut outcome);
-    sync_objects(ctx, input, &gathered, right, &mut outcome).await;
+    sync_objects(ctx, input, status, &gathered, right, &mut outcome).await;
     answer_requests(input, &decision, status, &mut outcome);
     outcome
 }
@@ -273,8 +273,9 @@ fn conditions(
     status: &DataEmbassyStatus,
     now: Timestamp,
 ) -> Vec<Wanted> {
-    let mut list = vec![gathered.home_reachable(), gathered.quorum()];
-    let serves = status.promotion.is_none() && standby(&gathered.record(status)) == Standby::Serve;
+    let right = standby(&gathered.record(status));
+    let mut list = vec![gathered.home_reachable(), gathered.quorum(right)];
+    let serves = status.promotion.is_none() && right == Standby::Serve;
     list.push(match closed_gate(&gathered.evidence(input, status), now) {
         _ if serves => {
             Wanted::no(types::PROMOTION_ALLOWED, "Promoted", "the embassy holds the writ and serves")
@@ -294,6 +295,7 @@ fn conditions(
 async fn sync_objects(
     ctx: &Context,
     input: &Input<'_>,
+    status: &DataEmbassyStatus,
     gathered: &Gathered,
     right: Standby,
     outcome: &mut Outcome,
@@ -309,18 +311,22 @@ async fn sync_objects(
     };
     // A workload that stands at no replicas although it should serve: somebody scaled it down. Like
     // every start it needs a permit that is young enough.
-    let mut repaired = Ok(Vec::new());
+    let mut scaled = Ok(Vec::new());
     if right == Standby::Serve && gathered.permitted {
-        repaired = objects::scale_up(ctx, namespace, &name).await;
+        scaled = objects::scale_up(ctx, namespace, &name).await;
+    }
+    // At once, and by what stands here and not by the manifests: home may write again.
+    if right == Standby::Dark && (status.last_promotion.is_some() || status.promotion.is_some()) {
+        scaled = objects::scale_down(ctx, namespace, &name).await;
     }
     match objects::sync(ctx, namespace, input.object, mode).await {
         Ok(mut synced) => {
-            synced.findings.extend(repaired.as_ref().ok().into_iter().flatten().cloned());
+            synced.findings.extend(scaled.as_ref().ok().into_iter().flatten().cloned());
             outcome.synced = Some(synced);
         }
         Err(error) => outcome.objects_error = Some(crate::cli::chain(&error)),
     }
-    if let Err(error) = repaired {
+    if let Err(error) = scaled {
         outcome.objects_error = Some(crate::cli::chain(&error));
     }
 }
