@@ -129,56 +129,69 @@ async fn act(
             crash::point("afterClaim");
             begin(input, status, why, false, now);
         }
-        Decision::Override => {
-            let high_water = status.epoch.and_then(|epoch| u64::try_from(epoch).ok());
-            let name = input.object.name_any();
-            let serves = standby(&gathered.record(status)) == Standby::Serve;
-            if serves {
-                // Before the ledger: dying in between must not end in a restore over what was written.
-                let next = override_writ(gathered.writ.as_ref(), high_water);
-                marks::write(ctx, input, next.epoch).await?;
-            }
-            let writ = ctx.ledgers.override_writ(input.pair, &ctx.client, &name, high_water).await?;
-            let epoch = i64::try_from(writ.epoch).ok();
-            status.epoch = status.epoch.max(epoch);
-            if !serves {
-                begin(input, status, "override by a human", true, now);
-            } else if let (None, Some(last), Some(epoch)) =
-                (&status.promotion, status.last_promotion.as_mut(), epoch)
-            {
-                // It serves and only its ledger was lost: a promotion would restore over what it wrote.
-                last.epoch = epoch;
-                last.overridden = true;
-            }
-        }
-        Decision::Confirm(writ) => {
-            if status.promotion.is_none() {
-                begin(input, status, "a claim that stood already", writ.overridden, now);
-            }
-            write(ctx, input, *writ, status).await?;
-            crash::point("afterConfirm");
-            step_to(status, PromotionStep::FinishRestore);
-        }
+        Decision::Override => take(ctx, input, status, gathered, now).await?,
+        Decision::Confirm(writ) => confirm(ctx, input, status, gathered, *writ, now).await?,
         Decision::Continue => {
-            let overridden = gathered.writ.is_some_and(|w| w.overridden);
+            let writ = gathered.writ.unwrap_or_default();
             if status.promotion.is_none() {
-                begin(
-                    input,
-                    status,
-                    "a promotion whose record was lost: loss and recovery are not known",
-                    overridden,
-                    now,
-                );
+                let why = "a promotion whose record was lost: loss and recovery are not known";
+                begin(input, status, why, writ.overridden, now);
             }
             if status.promotion.as_ref().is_some_and(|p| p.step <= PromotionStep::Confirm) {
-                let epoch = gathered.writ.map_or(0, |writ| writ.epoch);
-                step_to(status, resume(&marks::read(&input.claims), epoch));
+                step_to(status, resume(&marks::read(&input.claims), writ.epoch));
             }
             revoke_home(ctx, input, gathered, outcome).await;
             steps::run(ctx, input, status, gathered, now, outcome).await?;
         }
         Decision::Serving => revoke_home(ctx, input, gathered, outcome).await,
     }
+    Ok(())
+}
+
+/// A human's override.
+async fn take(
+    ctx: &Context,
+    input: &Input<'_>,
+    status: &mut DataEmbassyStatus,
+    gathered: &Gathered,
+    now: Timestamp,
+) -> Result<(), PromoteError> {
+    let high_water = status.epoch.and_then(|epoch| u64::try_from(epoch).ok());
+    let serves = standby(&gathered.record(status)) == Standby::Serve;
+    if serves {
+        // Before the ledger: dying in between must not end in a restore over what was written.
+        let next = override_writ(gathered.writ.as_ref(), high_water);
+        marks::write(ctx, input, next.epoch).await?;
+    }
+    let name = input.object.name_any();
+    let writ = ctx.ledgers.override_writ(input.pair, &ctx.client, &name, high_water).await?;
+    let epoch = i64::try_from(writ.epoch).unwrap_or(i64::MAX);
+    status.epoch = status.epoch.max(Some(epoch));
+    // It serves and only its ledger was lost: a new promotion would restore over what it wrote.
+    match (serves, status.promotion.as_mut(), status.last_promotion.as_mut()) {
+        (true, Some(progress), _) => progress.overridden = true,
+        (true, None, Some(last)) => (last.epoch, last.overridden) = (epoch, true),
+        _ => begin(input, status, "override by a human", true, now),
+    }
+    Ok(())
+}
+
+/// Rule 4, for a claim of ours or one that stood already.
+async fn confirm(
+    ctx: &Context,
+    input: &Input<'_>,
+    status: &mut DataEmbassyStatus,
+    gathered: &Gathered,
+    writ: Writ,
+    now: Timestamp,
+) -> Result<(), PromoteError> {
+    let serves = standby(&gathered.record(status)) == Standby::Serve;
+    if status.promotion.is_none() && !serves {
+        begin(input, status, "a claim that stood already", writ.overridden, now);
+    }
+    write(ctx, input, writ, status).await?;
+    crash::point("afterConfirm");
+    step_to(status, resume(&marks::read(&input.claims), writ.epoch));
     Ok(())
 }
 
