@@ -8,7 +8,9 @@
 use crate::api::ledger::{Ledger, LedgerError, Writ};
 use crate::api::pair::PairRecord;
 use crate::clock::{Boot, boottime, now};
-use crate::domain::writ::{HomeWant, Sighting, embassy_permits, home_permits, home_turn};
+use crate::domain::writ::{
+    HomeWant, Sighting, embassy_permits, home_permits, home_turn, may_write, override_writ,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
@@ -32,6 +34,19 @@ pub enum LeaseError {
     /// Someone else wrote meanwhile.
     #[error("the ledger was changed meanwhile")]
     Conflict,
+    /// The epoch would fall (rule 5).
+    #[error(
+        "epoch {epoch} would be written for {name} over epoch {stands}, and epochs only rise: nothing was written; \
+         it is decided anew on what stands now"
+    )]
+    Lower {
+        /// The DataEmbassy.
+        name: String,
+        /// What was to be written.
+        epoch: u64,
+        /// What stands.
+        stands: u64,
+    },
     /// The Lease is not a ledger.
     #[error("the Lease is not a ledger")]
     Content(#[from] LedgerError),
@@ -74,6 +89,14 @@ pub struct EmbassyView {
 pub struct LedgerHub {
     home: Arc<Mutex<BTreeMap<String, HomeKeeper>>>,
     embassy: Arc<Mutex<BTreeMap<String, EmbassyWatcher>>>,
+}
+
+/// What an update of the ledger is made from.
+struct Seen {
+    lease: Lease,
+    ledger: Ledger,
+    /// Rule 3's timer as it stood when `lease` was read.
+    sighting: Sighting,
 }
 
 struct HomeKeeper {
@@ -165,7 +188,7 @@ impl LedgerHub {
     ///
     /// # Errors
     /// [`LeaseError::Conflict`] if the ledger changed since: then the claim is dead and the timer
-    /// starts anew with the next read.
+    /// starts anew with the next read. [`LeaseError::Lower`] if the epoch would fall.
     pub async fn write_writ(
         &self,
         pair: &PairRecord,
@@ -174,9 +197,49 @@ impl LedgerHub {
         writ: Writ,
     ) -> Result<(), LeaseError> {
         let view = self.embassy(&pair.id);
-        let (Some(lease), Some(mut ledger)) = (view.lease, view.ledger) else {
+        let (Some(lease), Some(ledger)) = (view.lease, view.ledger) else {
             return Err(LeaseError::Conflict);
         };
+        let seen = Seen { lease, ledger, sighting: view.sighting };
+        self.put_writ(pair, client, name, writ, seen).await
+    }
+
+    /// A human's override: the writ that follows on what stands now and on `high_water`, the highest epoch
+    /// that was seen. It reads first: a home that beats changes the version every few seconds, and an
+    /// update on the version of the last turn could conflict for ever.
+    ///
+    /// # Errors
+    /// [`LeaseError`].
+    pub async fn override_writ(
+        &self,
+        pair: &PairRecord,
+        client: &Client,
+        name: &str,
+        high_water: Option<u64>,
+    ) -> Result<Writ, LeaseError> {
+        let lease = bounded(pair.lease.timeout.get(), get(&ledger_api(client, pair), &pair.id)).await?;
+        let ledger = Ledger::from_lease(&lease)?;
+        let writ = override_writ(ledger.writs.get(name), high_water);
+        // An override waits for no timer, and leaves none running.
+        let seen = Seen { lease, ledger, sighting: Sighting::default() };
+        self.put_writ(pair, client, name, writ, seen).await?;
+        Ok(writ)
+    }
+
+    async fn put_writ(
+        &self,
+        pair: &PairRecord,
+        client: &Client,
+        name: &str,
+        writ: Writ,
+        Seen { lease, mut ledger, sighting }: Seen,
+    ) -> Result<(), LeaseError> {
+        let sent_on = lease.resource_version().unwrap_or_default();
+        let stands = ledger.writs.get(name);
+        if !may_write(stands, &writ) {
+            let stands = stands.map_or(0, |writ| writ.epoch);
+            return Err(LeaseError::Lower { name: name.to_owned(), epoch: writ.epoch, stands });
+        }
         ledger.writs.insert(name.to_owned(), writ);
         let next = ledger.into_lease(&lease, None, None)?;
         let api = ledger_api(client, pair);
@@ -189,11 +252,16 @@ impl LedgerHub {
         match result {
             // The answer is a read of what stands now.
             Ok(lease) => {
-                view.sighting.observe(&lease.resource_version().unwrap_or_default(), received);
+                let version = lease.resource_version().unwrap_or_default();
+                if !view.sighting.own_write(&sighting, &version) {
+                    view.sighting.observe(&version, received);
+                }
                 view.ledger = Some(ledger);
                 view.lease = Some(lease);
                 Ok(())
             }
+            // The watcher, or a sibling's update, has read what came after: that is not in doubt.
+            Err(error @ LeaseError::Conflict) if !view.sighting.is_at(&sent_on) => Err(error),
             // What was read is old, and the request may still land: read again within a turn.
             Err(error) => {
                 view.ledger = None;

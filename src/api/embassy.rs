@@ -395,9 +395,13 @@ pub struct PromotionProgress {
     pub step: PromotionStep,
     /// Why it was begun.
     pub reason: String,
-    /// When home was judged lost.
+    /// When home was judged lost, or a human asked.
     #[schemars(schema_with = "super::schema::time")]
     pub started_at: Time,
+    /// When the writ was taken: until then home could write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::time")]
+    pub claimed_at: Option<Time>,
     /// The dispatch that is promoted.
     pub sequence: i64,
     /// True if a human overrode a gate.
@@ -411,7 +415,7 @@ pub struct PromotionProgress {
 pub struct PromotionRecord {
     /// Why it was begun.
     pub reason: String,
-    /// When home was judged lost.
+    /// When home was judged lost, or a human asked.
     #[schemars(schema_with = "super::schema::time")]
     pub started_at: Time,
     /// When the standby answered.
@@ -423,7 +427,8 @@ pub struct PromotionRecord {
     pub sequence: i64,
     /// `servingAt - startedAt` in seconds.
     pub recovery_seconds: f64,
-    /// From the dispatch's cut to the moment home was judged lost, in seconds: an upper bound.
+    /// From the dispatch's cut to the moment the writ was taken, in seconds: an upper bound, for home
+    /// could write until then.
     pub data_loss_seconds: f64,
     /// True if a human overrode a gate: the guarantee was suspended.
     #[serde(default, rename = "override")]

@@ -32,6 +32,9 @@ pub const ANNOTATION_FENCED_REPLICAS: &str = "dataembassy.io/fenced-replicas";
 pub const ANNOTATION_HOME_REPLICAS: &str = "dataembassy.io/home-replicas";
 /// Annotation on Jobs, Secrets and volumes: the dispatch they belong to.
 pub const ANNOTATION_SEQUENCE: &str = "dataembassy.io/sequence";
+/// Annotation on a standby's volumes: the epoch under which it was started; from then on they hold what it
+/// wrote, and no restore may touch them under that epoch, whatever the status has lost.
+pub const ANNOTATION_STARTED: &str = "dataembassy.io/started-epoch";
 /// Annotation on a standby object: hash of what it was made from; it is applied again when that differs.
 pub const ANNOTATION_HASH: &str = "dataembassy.io/manifest-hash";
 /// Annotation on a backup Job: the cut time (RFC 3339).

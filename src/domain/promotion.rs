@@ -5,11 +5,12 @@
 
 use super::health::{Suspicion, stable};
 use super::writ::{EmbassyTurn, EmbassyWait, SettingsError};
-use crate::api::embassy::{Hold, PromotionStep, RunState};
-use crate::api::ledger::Writ;
+use crate::api::embassy::{Hold, PromotionProgress, PromotionRecord, PromotionStep, RunState};
+use crate::api::ledger::{Site, Writ};
 use crate::api::policy::{Fence, PromotionMode, PromotionSpec};
 use crate::api::request::Verb;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Why a promotion is held; the names are the reasons of condition `PromotionAllowed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Gate {
     Unproven,
     /// The repository's key is not here.
     KeysMissing,
+    /// An object of the service cannot be made here: the standby would never come up.
+    StandbyIncomplete,
     /// The newest proven dispatch is older than `maxDataLoss`.
     ReplicaStale,
     /// The last promotion was less than `cooldown` ago.
@@ -52,6 +55,7 @@ impl Gate {
             Self::FenceUnproven => "FenceUnproven",
             Self::Unproven => "Unproven",
             Self::KeysMissing => "KeysMissing",
+            Self::StandbyIncomplete => "StandbyIncomplete",
             Self::ReplicaStale => "ReplicaStale",
             Self::CoolingDown => "CoolingDown",
             Self::NoArbiter => "NoArbiter",
@@ -90,6 +94,8 @@ pub struct Evidence<'a> {
     pub proven: Option<Proven>,
     /// The repository's key is here.
     pub key_present: bool,
+    /// What the last sync could not make of the service's objects.
+    pub omitted: Option<String>,
     /// `spec.hold`.
     pub hold: Option<&'a Hold>,
     /// Deleted at home.
@@ -139,7 +145,7 @@ pub fn decide(evidence: &Evidence<'_>, now: Timestamp) -> Decision {
         return Decision::Stay;
     }
     if evidence.request == Some(Verb::Override) {
-        return match nothing_to_serve(evidence) {
+        return match unknown(evidence).or_else(|| nothing_to_serve(evidence)) {
             Some((gate, why)) => Decision::Hold(gate, why),
             None => Decision::Override,
         };
@@ -172,6 +178,12 @@ fn wanted(evidence: &Evidence<'_>, now: Timestamp) -> Result<String, Decision> {
         return Err(Decision::Hold(Gate::ManualPromotion, message));
     }
     Ok(why.clone())
+}
+
+/// A ledger that was not read: nobody, not even a human, writes over what nobody has seen.
+fn unknown(evidence: &Evidence<'_>) -> Option<(Gate, String)> {
+    let EmbassyTurn::Wait(wait @ EmbassyWait::NoArbiter(_)) = &evidence.turn else { return None };
+    Some((Gate::NoArbiter, format!("{wait}; an override needs the ledger: it is tried again at every read")))
 }
 
 /// Gates that even an override cannot open: there would be nothing to serve.
@@ -212,7 +224,28 @@ pub fn closed_gate(evidence: &Evidence<'_>, now: Timestamp) -> Option<(Gate, Str
     if let Some(closed) = nothing_to_serve(evidence) {
         return Some(closed);
     }
-    stale(evidence, now).or_else(|| cooling(evidence, now)).or_else(|| ledger_gate(&evidence.turn))
+    if let Some(omitted) = &evidence.omitted {
+        let message = format!(
+            "the service cannot be made here as it is at home: {omitted} (mend that, or take over without it: \
+             `kubectl embassy promote --override`)"
+        );
+        return Some((Gate::StandbyIncomplete, message));
+    }
+    let ledger = ledger_gate(&evidence.turn);
+    let expires = ledger.as_ref().is_some_and(|(gate, _)| *gate == Gate::LeaseNotExpired);
+    // Before the lease, which in peace is never expired; after what a person's word does not open.
+    let (lease, ledger) = if expires { (ledger, None) } else { (None, ledger) };
+    stale(evidence, now).or_else(|| cooling(evidence, now)).or(ledger).or_else(|| manual(evidence)).or(lease)
+}
+
+fn manual(evidence: &Evidence<'_>) -> Option<(Gate, String)> {
+    let asked = matches!(evidence.request, Some(Verb::Promote | Verb::Override));
+    (evidence.policy.mode == PromotionMode::Manual && !asked).then(|| {
+        (
+            Gate::ManualPromotion,
+            "promotion.mode is Manual: run `kubectl embassy promote` when home is lost".into(),
+        )
+    })
 }
 
 fn stale(evidence: &Evidence<'_>, now: Timestamp) -> Option<(Gate, String)> {
@@ -244,7 +277,7 @@ fn cooling(evidence: &Evidence<'_>, now: Timestamp) -> Option<(Gate, String)> {
 fn ledger_gate(turn: &EmbassyTurn) -> Option<(Gate, String)> {
     let EmbassyTurn::Wait(wait) = turn else { return None };
     let gate = match wait {
-        EmbassyWait::NoArbiter(_) => Gate::NoArbiter,
+        EmbassyWait::NoArbiter(_) | EmbassyWait::Behind { .. } => Gate::NoArbiter,
         EmbassyWait::NoWrit => Gate::NoWrit,
         EmbassyWait::OverrideRequired => Gate::OverrideRequired,
         EmbassyWait::LeaseNotExpired { .. } | EmbassyWait::Yielding => Gate::LeaseNotExpired,
@@ -254,6 +287,90 @@ fn ledger_gate(turn: &EmbassyTurn) -> Option<(Gate, String)> {
 
 fn span(span: crate::api::duration::Span) -> SignedDuration {
     SignedDuration::try_from(span.get()).unwrap_or(SignedDuration::MAX)
+}
+
+/// When a promotion that is begun now started: when a human asked for it, else when home was first
+/// suspect.
+#[must_use]
+pub fn started_at(asked: Option<Timestamp>, suspect_since: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    asked.or(suspect_since).unwrap_or(now).min(now)
+}
+
+/// What a promotion that came to its end leaves on record. `cut` is that of the promoted dispatch.
+///
+/// Home could write until the writ was taken: counted to the first suspicion instead, the loss of a
+/// planned takeover would read 0 whatever was written since the cut.
+#[must_use]
+pub fn record(
+    progress: PromotionProgress,
+    cut: Option<Timestamp>,
+    epoch: i64,
+    now: Timestamp,
+) -> PromotionRecord {
+    let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64().max(0.0);
+    let claimed = progress.claimed_at.as_ref().map_or(progress.started_at.0, |time| time.0);
+    PromotionRecord {
+        reason: progress.reason,
+        recovery_seconds: seconds(progress.started_at.0, now),
+        data_loss_seconds: cut.map_or(0.0, |cut| seconds(cut, claimed)),
+        started_at: progress.started_at,
+        serving_at: Time(now),
+        epoch,
+        sequence: progress.sequence,
+        overridden: progress.overridden,
+    }
+}
+
+/// Where a promotion goes on whose progress the status has lost, with the writ of `epoch` confirmed: the
+/// mirror was applied again, or restored without its status. `marks` are the epochs that its volumes were
+/// started under, one for each volume. If they name this one, the standby has written: a restore
+/// would destroy that. A volume without the mark among others with it has been added since.
+#[must_use]
+pub fn resume(marks: &[Option<u64>], epoch: u64) -> PromotionStep {
+    if marks.contains(&Some(epoch)) { PromotionStep::Start } else { PromotionStep::FinishRestore }
+}
+
+/// Whether the standby's workloads may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standby {
+    /// They serve, or are being started: never put out, never deleted.
+    Serve,
+    /// They may not: they are kept at no replicas.
+    Dark,
+    /// Not known: nothing is touched, in neither direction.
+    Unknown,
+}
+
+/// What [`standby`] rests on: mostly what the status has on record, which no failed read can take away.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Record {
+    /// The step of the promotion under way.
+    pub step: Option<PromotionStep>,
+    /// Epoch of the last promotion that came to its end.
+    pub served: Option<i64>,
+    /// The highest epoch that was ever seen.
+    pub epoch: Option<i64>,
+    /// The ledger was read now.
+    pub read: bool,
+    /// What it says of this DataEmbassy.
+    pub writ: Option<Writ>,
+}
+
+/// Whether the standby's workloads may run. A ledger that cannot be read now, or one that went back
+/// in time, must not put out an embassy that serves: that would be an outage made by one lost packet.
+/// Only a ledger that was read and takes the writ away does.
+#[must_use]
+pub fn standby(record: &Record) -> Standby {
+    let epoch = record.writ.and_then(|writ| i64::try_from(writ.epoch).ok());
+    let taken = record.writ.is_some_and(|writ| writ.site() == Site::Home || writ.yielding);
+    // Nothing was ever claimed where there never was a writ.
+    let never = record.writ.is_none() && record.epoch.is_none();
+    if record.read && ((taken && epoch >= record.epoch) || never) {
+        return Standby::Dark;
+    }
+    let started = record.step.is_some_and(|step| step >= PromotionStep::Start);
+    let served = record.served.is_some_and(|epoch| epoch % 2 == 1 && record.epoch == Some(epoch));
+    if started || served { Standby::Serve } else { Standby::Unknown }
 }
 
 /// The last restore into the standby volumes: which dispatch, and what became of it.

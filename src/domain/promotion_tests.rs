@@ -33,6 +33,7 @@ fn ready<'a>(policy: &'a PromotionSpec, suspicion: &'a Suspicion) -> Evidence<'a
         settings: Ok(()),
         proven: Some(Proven { sequence: 7, cut_time: t(-120) }),
         key_present: true,
+        omitted: None,
         hold: None,
         retired: false,
         last_promotion: None,
@@ -62,6 +63,7 @@ fn each_gate_alone_holds_the_promotion() {
         (Gate::ManualPromotion, ready(&manual, &s)),
         (Gate::Unproven, Evidence { proven: None, ..base() }),
         (Gate::KeysMissing, Evidence { key_present: false, ..base() }),
+        (Gate::StandbyIncomplete, Evidence { omitted: Some("Deployment/portal: Rejected".into()), ..base() }),
         (Gate::ReplicaStale, Evidence { proven: Some(Proven { sequence: 1, cut_time: t(-4000) }), ..base() }),
         (Gate::CoolingDown, Evidence { last_promotion: Some(t(-60)), ..base() }),
         (Gate::NoArbiter, Evidence { turn: wait(EmbassyWait::NoArbiter("timeout".into())), ..base() }),
@@ -121,8 +123,15 @@ fn an_override_opens_every_gate_but_never_serves_what_was_not_proven() {
     let turn = EmbassyTurn::Wait(EmbassyWait::OverrideRequired);
     let asked = Evidence { request: Some(Verb::Override), turn, ..ready(&p, &s) };
     assert_eq!(decide(&asked, t(0)), Decision::Override);
+    let incomplete = Evidence { omitted: Some("Deployment/portal: Rejected".into()), ..asked.clone() };
+    assert_eq!(decide(&incomplete, t(0)), Decision::Override);
     let unproven = Evidence { proven: None, ..asked.clone() };
     assert!(matches!(decide(&unproven, t(0)), Decision::Hold(Gate::Unproven, _)));
+    let lost = EmbassyTurn::Wait(EmbassyWait::Behind { epoch: None, high_water: 3 });
+    assert_eq!(decide(&Evidence { turn: lost, ..asked.clone() }, t(0)), Decision::Override);
+    let unread = EmbassyTurn::Wait(EmbassyWait::NoArbiter("timeout".into()));
+    let blind = decide(&Evidence { turn: unread, ..asked.clone() }, t(0));
+    assert!(matches!(blind, Decision::Hold(Gate::NoArbiter, _)), "{blind:?}");
     let retired = Evidence { retired: true, ..asked };
     assert_eq!(decide(&retired, t(0)), Decision::Stay);
 }
@@ -165,4 +174,81 @@ fn a_spoilt_volume_is_never_taken_for_the_proven_one() {
     for (row, (found, wanted)) in table.into_iter().enumerate() {
         assert_eq!(found, wanted, "row {row}");
     }
+}
+
+/// One lost read of the ledger must not scale a serving embassy to zero.
+#[test]
+fn what_serves_by_the_record_serves_on_until_a_ledger_that_was_read_takes_the_writ_away() {
+    let writ = |epoch, yielding| Some(Writ { epoch, yielding, confirmed: true, ..Writ::default() });
+    let odd = writ(3, false);
+    let serves = Record { served: Some(3), epoch: Some(3), read: true, writ: odd, step: None };
+    let starts = Record { step: Some(PromotionStep::Start), served: None, ..serves };
+    let table = [
+        (serves, Standby::Serve),
+        (Record { read: false, writ: None, ..serves }, Standby::Serve),
+        (Record { writ: None, ..serves }, Standby::Serve),
+        (Record { writ: writ(2, false), ..serves }, Standby::Serve),
+        (Record { writ: writ(4, false), epoch: Some(4), ..serves }, Standby::Dark),
+        (Record { writ: writ(3, true), ..serves }, Standby::Dark),
+        (starts, Standby::Serve),
+        (Record { read: false, writ: None, ..starts }, Standby::Serve),
+        (Record { writ: writ(4, false), epoch: Some(4), ..starts }, Standby::Dark),
+        (Record { step: Some(PromotionStep::RestoreObjects), ..starts }, Standby::Unknown),
+        (Record { epoch: Some(2), writ: writ(2, false), read: true, ..Record::default() }, Standby::Dark),
+        (Record { epoch: Some(2), ..Record::default() }, Standby::Unknown),
+        (Record { epoch: Some(4), writ: writ(2, false), read: true, ..Record::default() }, Standby::Unknown),
+        (Record { read: true, ..Record::default() }, Standby::Dark),
+        (Record { read: true, epoch: Some(2), ..Record::default() }, Standby::Unknown),
+        (Record::default(), Standby::Unknown),
+    ];
+    for (row, (record, wanted)) in table.into_iter().enumerate() {
+        assert_eq!(standby(&record), wanted, "row {row}");
+    }
+}
+
+#[test]
+fn the_loss_reaches_to_the_claim_and_the_recovery_from_the_request() {
+    // Suspect at 0, a human asks at 300, the writ is taken at 330; the dispatch was cut at 10.
+    assert_eq!(started_at(Some(t(300)), Some(t(0)), t(330)), t(300));
+    assert_eq!(started_at(None, Some(t(0)), t(330)), t(0));
+    assert_eq!(started_at(None, None, t(330)), t(330));
+    assert_eq!(started_at(Some(t(999)), None, t(330)), t(330), "a clock ahead of ours");
+    let progress = PromotionProgress {
+        step: PromotionStep::SwitchTraffic,
+        reason: "r".into(),
+        started_at: Time(t(300)),
+        claimed_at: Some(Time(t(330))),
+        sequence: 7,
+        overridden: false,
+    };
+    let record = record(progress, Some(t(10)), 3, t(400));
+    assert!((record.data_loss_seconds - 320.0).abs() < 0.001, "{record:?}");
+    assert!((record.recovery_seconds - 100.0).abs() < 0.001, "{record:?}");
+}
+
+/// The status was lost while the embassy served: its volumes hold what it wrote.
+#[test]
+fn volumes_that_were_started_under_this_epoch_are_never_restored_over() {
+    assert_eq!(resume(&[Some(3), Some(3)], 3), PromotionStep::Start);
+    assert_eq!(resume(&[Some(3), None], 3), PromotionStep::Start);
+    assert_eq!(resume(&[Some(3), None], 5), PromotionStep::FinishRestore);
+    assert_eq!(resume(&[None], 3), PromotionStep::FinishRestore);
+    assert_eq!(resume(&[], 3), PromotionStep::FinishRestore);
+}
+
+/// The condition and the phase must not say two things.
+#[test]
+fn under_manual_the_condition_says_so_until_a_human_asks() {
+    let p = PromotionSpec { mode: PromotionMode::Manual, ..policy() };
+    let s = suspect();
+    let gate = |evidence: &Evidence<'_>| closed_gate(evidence, t(0)).map(|(gate, _)| gate);
+    let lease = EmbassyTurn::Wait(EmbassyWait::LeaseNotExpired { unchanged_ms: 0, needed_ms: 1 });
+    let lost = EmbassyTurn::Wait(EmbassyWait::NoArbiter("timeout".into()));
+    assert_eq!(gate(&ready(&p, &s)), Some(Gate::ManualPromotion));
+    assert_eq!(gate(&Evidence { turn: lease.clone(), ..ready(&p, &s) }), Some(Gate::ManualPromotion));
+    assert_eq!(gate(&Evidence { turn: lost, ..ready(&p, &s) }), Some(Gate::NoArbiter));
+    let asked = Evidence { request: Some(Verb::Promote), ..ready(&p, &s) };
+    assert_eq!(gate(&asked), None);
+    assert_eq!(gate(&Evidence { turn: lease, ..asked }), Some(Gate::LeaseNotExpired));
+    assert!(closed_gate(&ready(&p, &s), t(0)).unwrap().1.contains("kubectl embassy promote"));
 }

@@ -252,6 +252,18 @@ pub enum EmbassyWait {
     /// The ledger could not be read.
     #[error("the ledger is not known: {0}")]
     NoArbiter(String),
+    /// The ledger lost what was seen before (rule 9): it votes for nobody.
+    #[error(
+        "the ledger shows {} although epoch {high_water} was seen: it was lost, or restored from an old backup; \
+         make sure that home is stopped, then run `kubectl embassy promote --override`",
+        epoch.map_or_else(|| "no writ".to_owned(), |epoch| format!("epoch {epoch}"))
+    )]
+    Behind {
+        /// What it shows.
+        epoch: Option<u64>,
+        /// The embassy's high-water mark.
+        high_water: u64,
+    },
     /// Home never made a writ for this DataEmbassy.
     #[error("home has not written this DataEmbassy into the ledger yet")]
     NoWrit,
@@ -302,12 +314,34 @@ pub fn embassy_turn(
     }
 }
 
+/// Why a ledger that was read votes for nobody: its epoch, or its lack of one, is below `high_water`.
+#[must_use]
+pub fn behind(writ: Option<&Writ>, high_water: Option<u64>) -> Option<EmbassyWait> {
+    let (epoch, high_water) = (writ.map(|writ| writ.epoch), high_water?);
+    (epoch < Some(high_water)).then_some(EmbassyWait::Behind { epoch, high_water })
+}
+
 /// A human's override: the writ to write at E at once. The guarantee is suspended, and that stays
 /// on record in the ledger.
+///
+/// A ledger that lost its writ, or shows less than `high_water`, has forgotten epochs: the next odd one
+/// above all that were seen, so that home, which may remember more, is not let go by a repeated one.
 #[must_use]
-pub fn override_writ(writ: &Writ) -> Writ {
-    let next = if writ.site() == Site::Home { next_odd(writ) } else { *writ };
-    Writ { confirmed: true, overridden: true, yielding: false, ..next }
+pub fn override_writ(writ: Option<&Writ>, high_water: Option<u64>) -> Writ {
+    let seen = match (behind(writ, high_water), writ) {
+        (None, Some(writ)) if writ.site() == Site::Embassy => {
+            return Writ { confirmed: true, overridden: true, yielding: false, ..*writ };
+        }
+        _ => writ.map(|writ| writ.epoch).max(high_water).unwrap_or_default(),
+    };
+    let next = next_odd(&Writ { epoch: seen, ..Writ::default() });
+    Writ { confirmed: true, overridden: true, ..next }
+}
+
+/// A writ may be written over another one only if the epoch does not fall (rule 5).
+#[must_use]
+pub fn may_write(stands: Option<&Writ>, next: &Writ) -> bool {
+    stands.is_none_or(|stands| next.epoch >= stands.epoch)
 }
 
 /// The permits that a read of E gives the embassy: until `sent + R` of that read (rule 2).
@@ -332,6 +366,30 @@ impl Sighting {
             self.version = Some(version.to_owned());
             self.since = received;
         }
+    }
+
+    /// Notes our own update: it was sent at the version of `sent_on`, it succeeded, and `version` is
+    /// what it made. The timer goes on, or in a pair of many DataEmbassies each takeover would wait for
+    /// L after the one before it. `false`: another version has been seen since, and that one counts.
+    ///
+    /// Why this is safe: that the update succeeded proves that nothing of home's landed since the first
+    /// read of the old version, so home's last permit is as old as it was. Every update of home's that
+    /// is still in flight carries the old version or an older one and is refused. A new one must first
+    /// read ours, and changes the version again: then [`Self::observe`] starts the timer anew.
+    pub fn own_write(&mut self, sent_on: &Self, version: &str) -> bool {
+        let seen = self.version.as_deref();
+        // The watcher may have read our update before its answer came.
+        if sent_on.version.is_none() || (seen != sent_on.version.as_deref() && seen != Some(version)) {
+            return false;
+        }
+        *self = Self { version: Some(version.to_owned()), since: sent_on.since };
+        true
+    }
+
+    /// The version is the one that was read.
+    #[must_use]
+    pub fn is_at(&self, version: &str) -> bool {
+        self.version.as_deref() == Some(version)
     }
 
     /// For how long the version has been seen at `now`; `None` before the first read.

@@ -126,9 +126,9 @@ fn under_arbiter_home_only_a_human_moves_the_writ() {
         embassy_turn(Arbiter::Home, Ok(Some(&even)), Some(L * 100), L),
         EmbassyTurn::Wait(EmbassyWait::OverrideRequired)
     );
-    let taken = override_writ(&even);
+    let taken = override_writ(Some(&even), Some(2));
     assert_eq!(taken, Writ { epoch: 3, confirmed: true, overridden: true, yielding: false });
-    assert_eq!(override_writ(&taken).epoch, 3, "a second override takes no second epoch");
+    assert_eq!(override_writ(Some(&taken), Some(3)).epoch, 3, "a second override takes no second epoch");
 }
 
 #[test]
@@ -154,4 +154,63 @@ fn no_permit_of_home_outlives_the_wait_of_the_embassy() {
     let last_write = (lease.renew.get() + kf).as_secs_f64() / (1.0 - rho);
     let first_claim = l.as_secs_f64() / (1.0 + rho);
     assert!(last_write <= first_claim, "{last_write} > {first_claim}");
+}
+
+/// The writ was lost with its ledger, or fell back with it: an override must still come to an end,
+/// above every epoch that was seen.
+#[test]
+fn an_override_goes_above_all_that_was_seen() {
+    let writ = |epoch| Writ { epoch, ..Writ::default() };
+    for (stands, high_water, wanted) in [
+        (None, None, 1),
+        (None, Some(2), 3),
+        (None, Some(3), 5),
+        (Some(0), Some(4), 5),
+        (Some(1), Some(4), 5),
+        (Some(3), Some(5), 7),
+        (Some(4), Some(2), 5),
+        (Some(4), None, 5),
+        (Some(5), Some(4), 5),
+    ] {
+        let stands = stands.map(writ);
+        let taken = override_writ(stands.as_ref(), high_water);
+        assert_eq!(taken.epoch, wanted, "{stands:?} {high_water:?}");
+        assert!(taken.grants_embassy() && taken.overridden, "{stands:?}");
+        assert!(may_write(stands.as_ref(), &taken), "{stands:?}");
+        let lost = stands.map(|w| w.epoch) < high_water;
+        assert_eq!(behind(stands.as_ref(), high_water).is_some(), lost, "{stands:?} {high_water:?}");
+    }
+    assert!(!may_write(Some(&writ(4)), &writ(3)), "epochs only rise");
+    assert!(may_write(Some(&writ(3)), &writ(3)), "a confirmation keeps the epoch");
+}
+
+/// The k-th takeover of a pair must not wait for k times L; and what home writes still counts.
+#[test]
+fn our_own_update_keeps_the_timer_and_anybody_else_s_starts_it_again() {
+    let seen = |versions: &[(&str, u64)]| {
+        let mut sighting = Sighting::default();
+        versions.iter().for_each(|(version, second)| sighting.observe(version, at(*second)));
+        sighting
+    };
+    // What was sighted when the update left, what has been read since, kept, and for how long at 50.
+    for (sent_on, now, kept, unchanged) in [
+        (seen(&[("7", 10)]), seen(&[("7", 10)]), true, 40),
+        (seen(&[("7", 10)]), seen(&[("7", 10), ("8", 41)]), true, 40),
+        (seen(&[("7", 10)]), seen(&[("7", 10), ("9", 41)]), false, 9),
+        (seen(&[("6", 1)]), seen(&[("6", 1), ("7", 10)]), false, 40),
+        (Sighting::default(), Sighting::default(), false, 0),
+        (Sighting::default(), seen(&[("8", 41)]), false, 9),
+    ] {
+        let mut sighting = now.clone();
+        assert_eq!(sighting.own_write(&sent_on, "8"), kept, "{sent_on:?} {now:?}");
+        assert_eq!(
+            sighting.unchanged_for(at(50)).unwrap_or_default(),
+            Duration::from_secs(unchanged),
+            "{sent_on:?} {now:?}"
+        );
+    }
+    let mut ours = seen(&[("7", 10)]);
+    ours.own_write(&seen(&[("7", 10)]), "8");
+    ours.observe("9", at(45));
+    assert_eq!(ours.unchanged_for(at(50)), Some(Duration::from_secs(5)), "home's next update counts");
 }

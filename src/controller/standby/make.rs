@@ -150,6 +150,13 @@ impl Site<'_> {
         Ok(())
     }
 
+    /// The standby's volumes that are there.
+    #[must_use]
+    pub fn claims(&self) -> Vec<&PersistentVolumeClaim> {
+        let volumes = self.verdict.volumes.iter().flat_map(|v| &v.volumes);
+        volumes.filter_map(|volume| self.observed.claims.get(&volume.name)).collect()
+    }
+
     /// The standby's volumes and the mover's identity.
     ///
     /// # Errors
@@ -216,6 +223,16 @@ impl Site<'_> {
             vault: &vault,
         };
         restore::job(&input, sequence, attempt)
+    }
+
+    /// Deletes the Job of a mover that was given up, once the status says that it was.
+    ///
+    /// # Errors
+    /// What could not be deleted; the next turn tries again.
+    pub async fn drop_job(&self, uid: &str) -> Result<(), MakeError> {
+        let name = restore::job_name(&self.object.name_any());
+        self.applier().delete::<Job>(&self.pair.embassy_namespace, &name, Some(uid), None).await?;
+        Ok(())
     }
 
     /// Makes the Job of a run that the status has written down, see [`super::runs`]. Only ever

@@ -159,6 +159,7 @@ pub async fn reconcile(
         vault: &vault,
         serving: &serving,
         next: &next,
+        promotion: &promotion.conditions,
         error: error.as_deref(),
     };
     status::fill(&mut draft, &facts, now);
@@ -176,6 +177,9 @@ pub async fn reconcile(
     }
     if let Some((sequence, attempt)) = due(&draft, retired) {
         site.ensure_job(sequence, attempt, &vault.verified).await?;
+    }
+    if let Some(uid) = plan::job_to_delete(&observed.restore, draft.run.as_ref()) {
+        site.drop_job(&uid).await?;
     }
     made?;
     Ok(Action::requeue(pause))
@@ -201,6 +205,8 @@ async fn promotion(
         pair: site.pair,
         key_present: site.observed.key,
         received: vault.verified.iter().map(|r| r.sequence).max(),
+        restore: &site.observed.restore,
+        claims: site.claims(),
         requests: &open(&site.observed.requests),
     };
     let outcome = Box::pin(promote::turn(context, &input, draft, now)).await;
@@ -210,7 +216,9 @@ async fn promotion(
         }
     }
     let mut conditions = outcome.conditions;
-    conditions.push(standby_ready(&outcome.synced, outcome.objects_error.as_deref()));
+    if object.spec.services.is_none() || outcome.synced.is_some() || outcome.objects_error.is_some() {
+        conditions.push(status::standby_ready(outcome.synced.as_ref(), outcome.objects_error.as_deref()));
+    }
     if let Some(synced) = outcome.synced {
         draft.services = synced.services;
     }
@@ -223,24 +231,6 @@ fn open(requests: &[EmbassyRequest]) -> Vec<EmbassyRequest> {
     let ended = [Some(RequestState::Completed), Some(RequestState::Refused)];
     let open = requests.iter().filter(|r| !ended.contains(&r.status.as_ref().and_then(|s| s.state)));
     open.cloned().collect()
-}
-
-/// Whether every object of the service could be made here.
-fn standby_ready(synced: &Option<objects::Synced>, error: Option<&str>) -> Wanted {
-    let kind = types::STANDBY_READY;
-    match (synced, error) {
-        (_, Some(error)) => Wanted::no(kind, "ObjectsFailed", error),
-        (None, None) => {
-            Wanted::unknown(kind, "NoServices", "spec.services is not given: the data alone is copied")
-        }
-        (Some(synced), None) => match synced.findings.first() {
-            Some(f) => Wanted::no(kind, f.reason, format!("{}/{}: {}", f.kind, f.name, f.message)),
-            None if synced.sequence.is_none() => {
-                Wanted::unknown(kind, "NoManifests", "no dispatch with manifests has been restored yet")
-            }
-            None => Wanted::yes(kind, "Made", "every object of the service stands by"),
-        },
-    }
 }
 
 async fn make(site: &Site<'_>, retired: bool, now: jiff::Timestamp) -> Result<(), MakeError> {
@@ -319,7 +309,7 @@ async fn write(
     }
     let before = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     for condition in status::changes(before, &draft.conditions) {
-        let type_ = if condition.status == "False" { EventType::Warning } else { EventType::Normal };
+        let type_ = if status::is_bad(condition) { EventType::Warning } else { EventType::Normal };
         let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
         publish(context, object, type_, &condition.reason, note).await;
     }

@@ -103,6 +103,8 @@ pub struct RestoreObjects {
     pub job: Option<Job>,
     /// Its pods.
     pub pods: Vec<Pod>,
+    /// Pods of a Job that had its name before.
+    pub strays: Vec<Pod>,
     /// ServiceAccount, Role, RoleBinding and Secret are all there as they should be.
     pub role: Option<Role>,
     /// See `role`.
@@ -311,15 +313,17 @@ impl Reader<'_> {
 
     async fn restore(&self, embassy: &str) -> Result<RestoreObjects, ObserveError> {
         let job: Option<Job> = self.get(&restore::job_name(embassy), "the restore Job").await?;
-        let mut pods = Vec::new();
-        if let Some(uid) = job.as_ref().and_then(|job| job.metadata.uid.as_ref()) {
-            let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={uid}"));
-            pods = self.list(&of_job, "the restore's pods").await?;
-        }
+        // By the Job's name and not its uid: a pod may outlive its deleted Job and still write.
+        let named = format!("batch.kubernetes.io/job-name={}", restore::job_name(embassy));
+        let all: Vec<Pod> = self.list(&ListParams::default().labels(&named), "the restore's pods").await?;
+        let uid = job.as_ref().and_then(|job| job.metadata.uid.as_ref());
+        let ours = |pod: &Pod| uid.is_some() && pod.labels().get("batch.kubernetes.io/controller-uid") == uid;
+        let (pods, strays) = all.into_iter().partition(ours);
         let name = names::manifests(embassy);
         Ok(RestoreObjects {
             job,
             pods,
+            strays,
             role: self.get(&name, "the mover's Role").await?,
             binding: self.get(&name, "the mover's RoleBinding").await?,
             account: self.get::<ServiceAccount>(&name, "the mover's ServiceAccount").await?.is_some(),

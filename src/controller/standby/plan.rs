@@ -5,7 +5,7 @@ use super::build::certs::is_due;
 use super::build::restore::trigger_of;
 use super::build::vault;
 use super::chain::Received;
-use super::observe::{Observed, Stored};
+use super::observe::{Observed, RestoreObjects, Stored};
 use crate::api::embassy::{DataEmbassyStatus, RunState, RunStatus};
 use crate::api::ledger::Site;
 use crate::api::mirror::HomeVolumes;
@@ -24,6 +24,12 @@ const BACKOFF_MOST: Duration = Duration::from_secs(600);
 const HURRY: Duration = Duration::from_secs(5);
 /// A Job without a pod for this long says so.
 const POD_LATE: Duration = Duration::from_secs(30);
+/// A mover that has not started for this long is given up; images of a new version may be large.
+const START_LATE: Duration = Duration::from_secs(600);
+/// The same while a promotion waits for it: an older proven dispatch serves, a pod that hangs does not.
+const START_LATE_PROMOTING: Duration = Duration::from_secs(30);
+/// Reason of a run whose mover never started.
+pub const NOT_STARTED: &str = "MoverNotStarted";
 
 /// A certificate to issue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +161,64 @@ pub fn outcome(job: &Job, pods: &[Pod], sequence: u64, hash: Option<&str>, now: 
     Outcome::Proven(Box::new(report))
 }
 
+/// Why the mover is given up although its Job has not ended: no container of it has started for too
+/// long. Its volumes cannot be attached, its image is not here, no node has room: nothing that time
+/// mends by itself, and as long as it stands no other restore may run.
+#[must_use]
+pub fn not_started(job: &Job, pods: &[Pod], promoting: bool, now: jiff::Timestamp) -> Option<String> {
+    if job_end(job).is_some() || pods.iter().any(has_started) {
+        return None;
+    }
+    let made = job.metadata.creation_timestamp.as_ref()?.0;
+    let limit = if promoting { START_LATE_PROMOTING } else { START_LATE };
+    (now.duration_since(made) >= jiff::SignedDuration::try_from(limit).ok()?).then(|| {
+        let cause = waiting(job, pods, now)
+            .unwrap_or_else(|| "its pod is being set up (volumes? image?): see its events".to_owned());
+        format!("the mover has not started for {} s and is given up: {cause}", limit.as_secs())
+    })
+}
+
+fn has_started(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let ran = status.container_statuses.iter().flatten().any(|container| {
+        let states = [container.state.as_ref(), container.last_state.as_ref()];
+        states.into_iter().flatten().any(|state| state.running.is_some() || state.terminated.is_some())
+    });
+    ran || matches!(status.phase.as_deref(), Some("Running" | "Succeeded" | "Failed"))
+}
+
+/// What is left of a mover that was given up. Until it is gone its pod may start after all, and two
+/// movers, or a mover and the started standby, would write the same volumes.
+#[must_use]
+pub fn leftover(restore: &RestoreObjects, run: Option<&RunStatus>) -> Option<String> {
+    run.filter(|run| given_up(run))?;
+    if restore.job.as_ref().is_some_and(|job| job_end(job).is_none()) {
+        return Some("the Job of a mover that never started is being deleted".to_owned());
+    }
+    let alive = |pod: &&Pod| {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let pod =
+        restore.pods.iter().chain(&restore.strays).find(alive)?.metadata.name.clone().unwrap_or_default();
+    Some(format!(
+        "pod {pod} of a mover that never started is not gone yet; if its node is lost for good, delete the pod \
+         with --force"
+    ))
+}
+
+fn given_up(run: &RunStatus) -> bool {
+    run.state == Some(RunState::Failed) && run.reason.as_deref() == Some(NOT_STARTED)
+}
+
+/// The Job to delete, by its uid: that of the last run, whose mover was given up.
+#[must_use]
+pub fn job_to_delete(restore: &RestoreObjects, run: Option<&RunStatus>) -> Option<String> {
+    let run = run.filter(|run| given_up(run))?;
+    let job = restore.job.as_ref().filter(|job| trigger_of(job) == run_of(run) && job_end(job).is_none())?;
+    job.metadata.uid.clone()
+}
+
 fn report(pod: &Pod) -> Option<MoverReport> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     let ended = statuses.iter().find_map(|s| s.state.as_ref()?.terminated.as_ref())?;
@@ -166,7 +230,7 @@ fn waiting(job: &Job, pods: &[Pod], now: jiff::Timestamp) -> Option<String> {
         return pods.iter().find_map(says);
     }
     let made = job.metadata.creation_timestamp.as_ref()?.0;
-    let late = now.duration_since(made) > jiff::SignedDuration::try_from(POD_LATE).ok()?;
+    let late = now.duration_since(made) >= jiff::SignedDuration::try_from(POD_LATE).ok()?;
     late.then(|| "its pod cannot be made: see the Job's events (PodSecurity? quota?)".to_owned())
 }
 
@@ -270,6 +334,9 @@ pub fn next(input: &NextInput<'_>, now: jiff::Timestamp) -> Next {
     let run = input.status.run.as_ref();
     if run.is_some_and(|run| run.state == Some(RunState::Running)) {
         return Next::Idle;
+    }
+    if let Some(why) = leftover(&input.observed.restore, run) {
+        return Next::Held("MoverStopping", why);
     }
     let sequence = match input.restores {
         Restores::Hold => return Next::Idle,

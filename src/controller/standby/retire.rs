@@ -44,6 +44,10 @@ pub fn judge(
 ) -> Answer {
     let refuse = |why: &str| Answer::Refuse(why.to_owned());
     match request.spec.verb {
+        // The promotion has no turn for it any more, so nobody else would answer.
+        Verb::Promote | Verb::Override if object.spec.retired && *serving == Serving::No => refuse(
+            "it was deleted at home and its standby is gone: there is nothing to promote; make the DataEmbassy anew at home",
+        ),
         Verb::Promote | Verb::Override => Answer::Elsewhere,
         Verb::Sync => refuse("dispatches are made at home: ask there"),
         Verb::Retire if !object.spec.retired => {

@@ -5,7 +5,7 @@
 use super::build::restore::trigger_of;
 use super::chain::Received;
 use super::observe::RestoreObjects;
-use super::plan::{Outcome, backoff, outcome, run_of};
+use super::plan::{NOT_STARTED, Outcome, backoff, not_started, outcome, run_of};
 use crate::api::embassy::{DataEmbassyStatus, DispatchStatus, RunState, RunStatus};
 use crate::api::ledger::Site;
 use crate::api::report::MoverReport;
@@ -25,7 +25,12 @@ pub fn absorb(
     };
     let verified = verified.iter().find(|received| received.sequence == sequence);
     let hash = verified.map(|received| received.hash.as_str());
-    match outcome(job, &objects.pods, sequence, hash, now) {
+    let promoting = status.promotion.is_some();
+    let outcome = match not_started(job, &objects.pods, promoting, now) {
+        Some(message) => Outcome::Failed { reason: NOT_STARTED.to_owned(), message },
+        None => outcome(job, &objects.pods, sequence, hash, now),
+    };
+    match outcome {
         Outcome::Running(says) => run.message = says,
         Outcome::Failed { reason, message } => {
             run.state = Some(RunState::Failed);
@@ -97,3 +102,7 @@ pub fn start(
         ..RunStatus::default()
     });
 }
+
+#[cfg(test)]
+#[path = "runs_tests.rs"]
+mod tests;

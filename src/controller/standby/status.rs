@@ -2,6 +2,7 @@
 
 use super::build::vault;
 use super::chain::Received;
+use super::objects::{Finding, Synced};
 use super::observe::Observed;
 use super::plan::{Next, Serving, job_end, says};
 use super::validate::Verdict;
@@ -45,6 +46,8 @@ pub struct Facts<'a> {
     pub serving: &'a Serving,
     /// What is done about restores.
     pub next: &'a Next,
+    /// The promotion's conditions.
+    pub promotion: &'a [Wanted],
     /// What could not be written this turn.
     pub error: Option<&'a str>,
 }
@@ -69,6 +72,9 @@ pub fn fill(status: &mut DataEmbassyStatus, facts: &Facts<'_>, now: jiff::Timest
     wanted.push(vault_ready(facts));
     wanted.push(proven(facts, status));
     wanted.push(fresh(facts, status, now));
+    // Before the summary: a copy whose service cannot be made is not Ready. The rest of the promotion's
+    // conditions say what holds a promotion in peace too, and are no fault of the copy.
+    wanted.extend(standby(facts, status));
     let phase = phase(facts, status, &wanted);
     wanted.extend(summary(facts, phase, &wanted));
     status.phase = Some(phase);
@@ -128,9 +134,10 @@ fn vault_ready(facts: &Facts<'_>) -> Wanted {
     let Some(vault) = &facts.vault.status else {
         return Wanted::unknown(types::VAULT_READY, "NotAsked", "the vault has not been asked yet");
     };
-    if vault.quota.is_some_and(|quota| vault.used >= quota) {
+    if let Some(quota) = vault.quota.filter(|quota| no_room(vault.used, *quota)) {
         let message = format!(
-            "the repository has {} bytes, as many as its quota: raise spec.vault.quota at home",
+            "the repository has {} of the {quota} bytes of its quota, and one more pack may not fit: raise \
+             spec.vault.quota at home",
             vault.used
         );
         return no("QuotaReached", message);
@@ -141,6 +148,15 @@ fn vault_ready(facts: &Facts<'_>) -> Wanted {
         return no("VaultFull", message);
     }
     Wanted::yes(types::VAULT_READY, "VaultAnswers", "the vault answers and has room")
+}
+
+/// Most that the mover writes in one piece, a pack of the repository's format.
+const PACK: u64 = 32 << 20;
+
+/// True when the vault may refuse the mover's next pack: it refuses what would exceed the quota, so a
+/// repository that is full never reaches it. A small quota is told at three quarters.
+fn no_room(used: u64, quota: u64) -> bool {
+    used >= quota || quota - used < PACK.min(quota / 4)
 }
 
 fn proven(facts: &Facts<'_>, status: &DataEmbassyStatus) -> Wanted {
@@ -196,6 +212,44 @@ fn fresh(facts: &Facts<'_>, status: &DataEmbassyStatus, now: jiff::Timestamp) ->
     }
 }
 
+/// StandbyReady of this turn, or the one before where nothing was synced in this one.
+fn standby(facts: &Facts<'_>, status: &DataEmbassyStatus) -> Option<Wanted> {
+    let fresh = facts.promotion.iter().rfind(|wanted| wanted.kind == types::STANDBY_READY).cloned();
+    fresh.or_else(|| {
+        let old = conditions::get(&status.conditions, types::STANDBY_READY)?;
+        let no =
+            (old.status == "False").then(|| Wanted::no(types::STANDBY_READY, &old.reason, &*old.message));
+        no.filter(|_| facts.object.spec.services.is_some())
+    })
+}
+
+/// Whether every object of the service could be made here. False closes the gate `StandbyIncomplete`,
+/// so an object that was made with a change is none.
+#[must_use]
+pub fn standby_ready(synced: Option<&Synced>, error: Option<&str>) -> Wanted {
+    let kind = types::STANDBY_READY;
+    let Some(synced) = synced.filter(|_| error.is_none()) else {
+        return match error {
+            Some(error) => Wanted::no(kind, "ObjectsFailed", format!("{error}; it is tried again")),
+            None => {
+                Wanted::unknown(kind, "NoServices", "spec.services is not given: the data alone is copied")
+            }
+        };
+    };
+    let says = |f: &Finding| format!("{}/{}: {}", f.kind, f.name, f.message);
+    if let Some(finding) = synced.findings.iter().find(|f| f.omitted) {
+        return Wanted::no(kind, finding.reason, says(finding));
+    }
+    if synced.sequence.is_none() {
+        let message = "no dispatch with manifests has been restored yet: the next one brings them";
+        return Wanted::no(kind, "NoManifests", message);
+    }
+    match synced.findings.first() {
+        Some(finding) => Wanted::yes(kind, finding.reason, says(finding)),
+        None => Wanted::yes(kind, "Made", "every object of the service stands by"),
+    }
+}
+
 fn phase(facts: &Facts<'_>, status: &DataEmbassyStatus, wanted: &[Wanted]) -> Phase {
     if facts.object.spec.retired && *facts.serving == Serving::No {
         return Phase::Retired;
@@ -206,7 +260,8 @@ fn phase(facts: &Facts<'_>, status: &DataEmbassyStatus, wanted: &[Wanted]) -> Ph
     let good = |kind: &str| wanted.iter().find(|w| w.kind == kind).is_some_and(|w| w.status == Some(true));
     if status.last_dispatch.is_some() {
         let all = [types::KEYS_AVAILABLE, types::VAULT_READY, types::REPLICA_PROVEN, types::REPLICA_FRESH];
-        return if all.iter().all(|kind| good(kind)) { Phase::Protected } else { Phase::Degraded };
+        let standby = wanted.iter().all(|w| w.kind != types::STANDBY_READY || w.status != Some(false));
+        return if standby && all.iter().all(|kind| good(kind)) { Phase::Protected } else { Phase::Degraded };
     }
     if good(types::VAULT_READY) && status.received_sequence.is_some() {
         Phase::Seeding
@@ -270,15 +325,22 @@ pub fn changes<'a>(
     after: &'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
 ) -> Vec<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
     // False is the good state of these, or they repeat what another says.
-    let silent = [types::READY, types::RECONCILING, types::STALLED, types::DIVERGENCE_DETECTED];
-    after
-        .iter()
-        .filter(|now| !silent.contains(&now.type_.as_str()))
+    let silent = [types::READY, types::RECONCILING, types::DIVERGENCE_DETECTED];
+    let spoken = after.iter().filter(|now| !silent.contains(&now.type_.as_str()));
+    spoken
         .filter(|now| match conditions::get(before, &now.type_) {
-            Some(old) => old.status != now.status || (now.status == "False" && old.reason != now.reason),
-            None => now.status == "False",
+            Some(old) => old.status != now.status || (is_bad(now) && old.reason != now.reason),
+            None => is_bad(now),
         })
         .collect()
+}
+
+/// True for the bad state of a condition. Of Stalled that is True, and many of its reasons (a policy that
+/// is not there, a volume's name that is taken) are said by no other condition.
+#[must_use]
+pub fn is_bad(condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition) -> bool {
+    let bad = if condition.type_ == types::STALLED { "True" } else { "False" };
+    condition.status == bad
 }
 
 /// The name that a log line gives to an object.
@@ -286,3 +348,7 @@ pub fn changes<'a>(
 pub fn label(object: &DataEmbassy) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -382,6 +382,20 @@ fn only_what_was_retired_at_home_and_does_not_serve_is_erased() {
     assert_eq!(judge(&object, &two, &Serving::No, &request), Answer::Retire { last: false });
 }
 
+#[test]
+fn a_promotion_of_what_was_retired_is_refused_and_not_left_unanswered() {
+    let mut request = retire_request();
+    let mut object = object();
+    for verb in [crate::api::request::Verb::Promote, crate::api::request::Verb::Override] {
+        request.spec.verb = verb;
+        object.spec.retired = false;
+        assert_eq!(judge(&object, &observed(), &Serving::No, &request), Answer::Elsewhere);
+        object.spec.retired = true;
+        assert!(matches!(judge(&object, &observed(), &Serving::No, &request), Answer::Refuse(_)));
+        assert_eq!(judge(&object, &observed(), &Serving::Yes(3), &request), Answer::Elsewhere);
+    }
+}
+
 fn status_of(object: &DataEmbassy, observed: &Observed, mut status: DataEmbassyStatus) -> DataEmbassyStatus {
     let verdict: Verdict = validate(object, &pair(), observed);
     let serving = serving(observed, &status);
@@ -398,6 +412,7 @@ fn status_of(object: &DataEmbassy, observed: &Observed, mut status: DataEmbassyS
         vault: &vault,
         serving: &serving,
         next: &Next::Idle,
+        promotion: &[],
         error: None,
     };
     fill(&mut status, &facts, now());
@@ -434,4 +449,24 @@ fn a_second_turn_with_nothing_new_changes_nothing() {
     seen.vault.deployment = Some(from(json!({"metadata": {}, "status": {"readyReplicas": 1}})));
     let once = status_of(&object(), &seen, proven(5));
     assert_eq!(status_of(&object(), &seen, once.clone()), once);
+}
+
+#[test]
+fn an_object_that_cannot_be_made_is_no_ready_standby_and_a_changed_one_is() {
+    use super::objects::{Finding, Synced};
+    let finding = |omitted| Finding {
+        kind: "Deployment".into(),
+        name: "portal".into(),
+        reason: "Rejected",
+        message: "why".into(),
+        omitted,
+    };
+    let synced = |findings| Synced { sequence: Some(5), findings, ..Synced::default() };
+    let ready = |synced: &Synced, error| super::status::standby_ready(Some(synced), error).status;
+    assert_eq!(ready(&synced(vec![finding(false), finding(true)]), None), Some(false));
+    assert_eq!(ready(&synced(vec![finding(false)]), None), Some(true));
+    assert_eq!(ready(&synced(vec![]), None), Some(true));
+    assert_eq!(ready(&synced(vec![]), Some("timeout")), Some(false));
+    assert_eq!(ready(&Synced::default(), None), Some(false), "without manifests nothing comes up");
+    assert_eq!(super::status::standby_ready(None, None).status, None);
 }

@@ -29,6 +29,9 @@ const V2: &str = "application/vnd.x.restic.rest.v2";
 /// Most that is read of a refusal's body.
 const MAX_REFUSAL: u64 = 4 << 10;
 
+/// Most characters of a refusal that a report carries.
+const MAX_WORDS: usize = 500;
+
 /// See the module.
 pub struct RestBackend {
     client: Client,
@@ -139,7 +142,11 @@ impl RestBackend {
         let url = answer.url().to_string();
         Err(match status {
             StatusCode::NOT_FOUND => BackendError::NotFound(url),
-            StatusCode::INSUFFICIENT_STORAGE => BackendError::Full(url),
+            // Quota or disk, and the numbers: who reads the run's message must know which to raise.
+            StatusCode::INSUFFICIENT_STORAGE => {
+                let words: String = refusal(answer).1.chars().take(MAX_WORDS).collect();
+                BackendError::Full(format!("{url} ({words})"))
+            }
             _ => BackendError::Refused { url, status: status.as_u16(), body: refusal(answer).1 },
         })
     }
@@ -349,6 +356,46 @@ impl DispatchStore for RestBackend {
             Ok(_) => Ok(Committed::Taken),
             Err(BackendError::NotFound(_)) => Ok(Committed::Refused { reason, message }),
             Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write as _;
+
+    /// Answers one request with 507 and `words`.
+    fn full_vault(words: &str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = format!(
+            "HTTP/1.1 507 Insufficient Storage\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{words}",
+            words.len()
+        );
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        format!("http://{address}/register/")
+    }
+
+    #[test]
+    fn a_full_vault_says_in_its_own_words_what_is_full() {
+        let quota = "the repository's quota of 100 bytes is used up (90 used, 20 more asked for)";
+        // Another test may have been faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        for (words, most) in [(quota.to_owned(), quota.len()), ("x".repeat(2000), MAX_WORDS)] {
+            let backend =
+                RestBackend::new(&full_vault(&words), &TlsFiles::default(), Arc::default()).unwrap();
+            let error = backend.get("config", None).unwrap_err();
+            assert!(matches!(error, BackendError::Full(_)), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains(&words[..most.min(70)]), "{text}");
+            assert!(text.len() < most + 200, "{}", text.len());
         }
     }
 }

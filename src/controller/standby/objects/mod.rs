@@ -84,7 +84,8 @@ pub enum ObjectsError {
 pub enum Mode {
     /// It may not: all workloads are kept at no replicas, also if somebody scales them up.
     PilotLight,
-    /// It serves, or is being started: replicas are left alone and nothing is deleted.
+    /// It serves, or is being started: nothing is written and nothing deleted. Home may be in a thief's
+    /// hands by now, and what the mirror says since (images, say) must not reach what serves.
     Serving,
 }
 

@@ -86,32 +86,37 @@ fn one(wanted: &StandbyObject, observed: &Observed, mode: Mode) -> Result<Option
         return Err(Finding::forbidden(kind, name, why));
     }
     let live = observed.live.get(&(kind, wanted.name.clone()));
-    let replicas = match (live, mode) {
-        (_, Mode::PilotLight) => 0,
-        // While it serves, the number of replicas belongs to the people there.
-        (Some(live), Mode::Serving) => live.replicas,
-        (None, Mode::Serving) => wanted.home_replicas.unwrap_or(0),
-    };
     if let Some(live) = live {
         if !live.ours {
             let message = "one of that name is there already and is not this standby's: rename one of them, or delete it in the embassy";
             return Err(Finding::omitted(kind, name, "NotOurs", message));
         }
         if live.deleting {
-            let message = "it is being deleted in the embassy and will be made anew";
+            let message = match mode {
+                Mode::PilotLight => "it is being deleted in the embassy and will be made anew",
+                Mode::Serving => "it is being deleted in the embassy while it serves: make it anew by hand",
+            };
             return Err(Finding::omitted(kind, name, "Terminating", message));
         }
+        if mode == Mode::Serving {
+            return drift(wanted, live);
+        }
         // Somebody scaled a pilot light up: without the writ it must not run.
-        let burning = kind.is_workload() && live.replicas != replicas;
+        let burning = kind.is_workload() && live.replicas != 0;
         if live.hash.as_deref() == Some(wanted.hash.as_str()) && !burning {
             return Ok(None);
         }
+    }
+    if mode == Mode::Serving {
+        let message =
+            "it is not there although the standby serves: somebody deleted it; make it anew by hand";
+        return Err(Finding::omitted(kind, name, "Missing", message));
     }
     let mut object = wanted.object.clone();
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
         && kind.is_workload()
     {
-        spec.insert("replicas".into(), json!(replicas));
+        spec.insert("replicas".into(), json!(0));
     }
     let replaces = live.map(|l| l.uid.clone());
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
@@ -121,6 +126,16 @@ fn one(wanted: &StandbyObject, observed: &Observed, mode: Mode) -> Result<Option
         metadata.insert("uid".into(), json!(uid));
     }
     Ok(Some(Step::Apply { kind, name: wanted.name.clone(), object, replaces }))
+}
+
+/// What serves is left as it was promoted, and a difference is only told.
+fn drift(wanted: &StandbyObject, live: &Live) -> Result<Option<Step>, Finding> {
+    if live.hash.as_deref() == Some(wanted.hash.as_str()) {
+        return Ok(None);
+    }
+    let message = "the mirror's spec has changed since the promotion: what serves is left as it is until the writ \
+                   is home's again";
+    Err(Finding::changed(wanted.kind, &wanted.name, "SpecDrift", message))
 }
 
 /// Workloads first: they use the others.

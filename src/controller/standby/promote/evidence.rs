@@ -1,15 +1,15 @@
 //! Gathers the evidence for [`crate::domain::promotion::decide`] and writes it into the status.
 
 use super::Input;
-use crate::api::conditions::{Wanted, types};
+use crate::api::conditions::{self, Wanted, types};
 use crate::api::embassy::DataEmbassyStatus;
 use crate::api::ledger::{Site, Writ};
 use crate::api::request::Verb;
 use crate::clock::boottime;
 use crate::controller::Context;
 use crate::domain::health::{self, Suspicion};
-use crate::domain::promotion::{Evidence, Proven};
-use crate::domain::writ::{EmbassyTurn, SettingsError, check_settings, embassy_turn};
+use crate::domain::promotion::{Evidence, Proven, Record, Standby};
+use crate::domain::writ::{EmbassyTurn, SettingsError, behind, check_settings, embassy_turn};
 use crate::probe::{self, CheckView};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -33,7 +33,7 @@ pub struct Gathered {
     ledger_error: Option<String>,
 }
 
-pub fn gather(ctx: &Context, input: &Input<'_>, status: &DataEmbassyStatus, now: Timestamp) -> Gathered {
+pub fn gather(ctx: &Context, input: &Input<'_>, status: &DataEmbassyStatus) -> Gathered {
     let name = input.object.name_any();
     let key = format!("{}/{name}", input.pair.embassy_namespace);
     ctx.ledgers.ensure_embassy(input.pair, &ctx.client);
@@ -53,14 +53,11 @@ pub fn gather(ctx: &Context, input: &Input<'_>, status: &DataEmbassyStatus, now:
         None => Ok(writ.as_ref()),
     };
     // A ledger below the highest epoch that was ever seen here went back in time: it votes for nobody.
-    let behind = writ.is_some_and(|w| i64::try_from(w.epoch).ok() < status.epoch);
-    let turn = if behind {
-        let why = "the ledger shows a lower epoch than was seen before: restored from an old backup?";
-        embassy_turn(input.object.spec.embassy.arbiter, Err(why), unchanged_for, duration)
-    } else {
-        embassy_turn(input.object.spec.embassy.arbiter, read, unchanged_for, duration)
+    let high_water = status.epoch.and_then(|epoch| u64::try_from(epoch).ok());
+    let turn = match behind(writ.as_ref(), high_water).filter(|_| ledger_error.is_none()) {
+        Some(behind) => EmbassyTurn::Wait(behind),
+        None => embassy_turn(input.object.spec.embassy.arbiter, read, unchanged_for, duration),
     };
-    let _ = now;
     Gathered {
         suspicion,
         checks,
@@ -105,11 +102,23 @@ impl Gathered {
             settings: self.settings.clone(),
             proven: proven(status),
             key_present: input.key_present,
+            omitted: omitted(input, status),
             hold: input.object.spec.hold.as_ref(),
             retired: input.object.spec.retired,
             last_promotion: status.last_promotion.as_ref().map(|p| p.serving_at.0),
             request,
             promoted: self.serves(status),
+        }
+    }
+
+    /// What decides on the standby's workloads.
+    pub fn record(&self, status: &DataEmbassyStatus) -> Record {
+        Record {
+            step: status.promotion.as_ref().map(|p| p.step),
+            served: status.last_promotion.as_ref().map(|p| p.epoch),
+            epoch: status.epoch,
+            read: self.ledger_error.is_none(),
+            writ: self.writ,
         }
     }
 
@@ -141,17 +150,55 @@ impl Gathered {
         }
     }
 
-    /// Whether the arbiters answer.
-    pub fn quorum(&self) -> Wanted {
-        match &self.ledger_error {
-            None => Wanted::yes(types::QUORUM_AVAILABLE, "LedgerRead", "the ledger is read at every arbiter"),
-            Some(why) => Wanted::no(types::QUORUM_AVAILABLE, "NoArbiter", why.clone()),
-        }
+    /// Whether the arbiters answer; while the standby serves, whether they still let it.
+    pub fn quorum(&self, right: Standby) -> Wanted {
+        quorum(right, self.permitted, self.ledger_error.as_deref())
     }
+}
+
+/// Rule 2 ends the embassy's permit with its last read. What serves is not stopped for that: nobody but
+/// the embassy itself can give its writ away, so it is told and no outage is made of it.
+fn quorum(right: Standby, permitted: bool, error: Option<&str>) -> Wanted {
+    let kind = types::QUORUM_AVAILABLE;
+    match (right, permitted, error) {
+        (Standby::Serve, false, _) => {
+            let why = error.unwrap_or("the ledger does not name the embassy, or not confirmed");
+            let message = format!(
+                "the embassy serves without a permit: {why}; see to the ledger (the API server here), or stop the \
+                 service by hand if the writ was given away"
+            );
+            Wanted::no(kind, "PermitLapsed", message)
+        }
+        (_, _, Some(why)) => Wanted::no(kind, "NoArbiter", why),
+        _ => Wanted::yes(kind, "LedgerRead", "the ledger is read at every arbiter"),
+    }
+}
+
+/// What the last sync could not make; taking the writ for it would stop home for nothing.
+fn omitted(input: &Input<'_>, status: &DataEmbassyStatus) -> Option<String> {
+    input.object.spec.services.as_ref()?;
+    let ready = conditions::get(&status.conditions, types::STANDBY_READY)?;
+    (ready.status == "False").then(|| ready.message.clone())
 }
 
 fn proven(status: &DataEmbassyStatus) -> Option<Proven> {
     let dispatch = status.last_dispatch.as_ref()?;
     dispatch.proven_time.as_ref()?;
     Some(Proven { sequence: u64::try_from(dispatch.sequence).ok()?, cut_time: dispatch.cut_time.as_ref()?.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lapsed_permit_of_what_serves_is_told() {
+        let reason = |right, permitted, error| quorum(right, permitted, error).reason;
+        assert_eq!(reason(Standby::Serve, true, None), "LedgerRead");
+        assert_eq!(reason(Standby::Serve, true, Some("timeout")), "NoArbiter");
+        assert_eq!(reason(Standby::Serve, false, Some("timeout")), "PermitLapsed");
+        assert_eq!(reason(Standby::Serve, false, None), "PermitLapsed");
+        assert_eq!(reason(Standby::Dark, false, None), "LedgerRead");
+        assert_eq!(reason(Standby::Unknown, false, Some("timeout")), "NoArbiter");
+    }
 }

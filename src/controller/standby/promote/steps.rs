@@ -1,16 +1,15 @@
 //! The steps after Confirm: FinishRestore, Prove, RestoreObjects, Start, Probe, SwitchTraffic.
 
 use super::evidence::Gathered;
-use super::{Input, Outcome, PromoteError};
+use super::{Input, Outcome, PromoteError, marks};
 use crate::api::conditions::{Wanted, types};
-use crate::api::embassy::{DataEmbassyStatus, PromotionRecord, PromotionStep};
+use crate::api::embassy::{DataEmbassyStatus, PromotionStep, RunState};
 use crate::controller::Context;
 use crate::controller::standby::objects::{self, Mode};
-use crate::controller::standby::plan::{Restores, run_of};
+use crate::controller::standby::plan::{Restores, leftover, run_of};
 use crate::crash;
-use crate::domain::promotion::{LastRestore, RestoreStep, finish_restore, next_step};
+use crate::domain::promotion::{LastRestore, RestoreStep, finish_restore, next_step, record};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 /// Does as many steps as can be done now; stops at the first that has to wait.
@@ -27,11 +26,11 @@ pub async fn run(
         crash::point(&format!("before{step:?}"));
         let done = match step {
             PromotionStep::Claim | PromotionStep::Confirm => true,
-            PromotionStep::FinishRestore => restored(status, outcome),
+            PromotionStep::FinishRestore => restored(input, status, outcome),
             PromotionStep::Prove => proven(status),
             PromotionStep::RestoreObjects => objects_restored(ctx, input, status, outcome).await?,
             PromotionStep::Start => started(ctx, input, gathered, outcome).await?,
-            PromotionStep::Probe => serves(ctx, input).await?,
+            PromotionStep::Probe => serves(ctx, input, gathered, outcome).await?,
             // Services at the embassy select the standby's pods already; routes follow later.
             PromotionStep::SwitchTraffic => true,
         };
@@ -52,7 +51,15 @@ pub async fn run(
     Ok(())
 }
 
-fn restored(status: &mut DataEmbassyStatus, outcome: &mut Outcome) -> bool {
+fn restored(input: &Input<'_>, status: &mut DataEmbassyStatus, outcome: &mut Outcome) -> bool {
+    let failed = status.run.as_ref().filter(|run| run.state == Some(RunState::Failed));
+    if let Some(message) = failed.and_then(|run| run.message.clone()) {
+        outcome.conditions.push(Wanted::no(types::PROMOTION_ALLOWED, "RestoreFailed", message));
+    }
+    if let Some(why) = leftover(input.restore, status.run.as_ref()) {
+        outcome.conditions.push(Wanted::no(types::PROMOTION_ALLOWED, "MoverStopping", why));
+        return false;
+    }
     let proven = status.last_dispatch.as_ref().map_or(0, |d| d.sequence);
     let target = status.promotion.as_ref().map_or(proven, |p| p.sequence);
     let last = status.run.as_ref().and_then(|run| {
@@ -92,7 +99,10 @@ async fn objects_restored(
     }
     let synced = objects::sync(ctx, &input.pair.embassy_namespace, input.object, Mode::PilotLight).await?;
     let target = status.promotion.as_ref().map(|p| p.sequence);
-    let complete = synced.complete() && synced.sequence == target;
+    // Who overrides takes over with what can be made; the rest is in StandbyReady.
+    let overridden = status.promotion.as_ref().is_some_and(|p| p.overridden);
+    let complete =
+        (synced.complete() || overridden) && synced.sequence.is_some() && synced.sequence == target;
     if !complete {
         let what = synced.findings.iter().find(|f| f.omitted).map_or_else(
             || format!("the manifests are of dispatch {:?}, wanted {target:?}", synced.sequence),
@@ -114,6 +124,7 @@ async fn started(
     if !gathered.permitted {
         return Ok(false);
     }
+    marks::write(ctx, input, gathered.writ.map_or(0, |writ| writ.epoch)).await?;
     if input.object.spec.services.is_none() {
         return Ok(true);
     }
@@ -126,25 +137,25 @@ async fn started(
     Ok(true)
 }
 
-async fn serves(ctx: &Context, input: &Input<'_>) -> Result<bool, PromoteError> {
+async fn serves(
+    ctx: &Context,
+    input: &Input<'_>,
+    gathered: &Gathered,
+    outcome: &mut Outcome,
+) -> Result<bool, PromoteError> {
     if input.object.spec.services.is_none() {
         return Ok(true);
+    }
+    // Again: a workload that somebody put out between the two steps would be waited for without end.
+    if !started(ctx, input, gathered, outcome).await? {
+        return Ok(false);
     }
     Ok(objects::serving(ctx, &input.pair.embassy_namespace, &input.object.name_any()).await?)
 }
 
 fn finish(status: &mut DataEmbassyStatus, gathered: &Gathered, now: Timestamp) {
     let Some(progress) = status.promotion.take() else { return };
-    let cut = status.last_dispatch.as_ref().and_then(|d| d.cut_time.as_ref()).map_or(now, |t| t.0);
-    let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64().max(0.0);
-    status.last_promotion = Some(PromotionRecord {
-        reason: progress.reason,
-        recovery_seconds: seconds(progress.started_at.0, now),
-        data_loss_seconds: seconds(cut, progress.started_at.0),
-        started_at: progress.started_at,
-        serving_at: Time(now),
-        epoch: gathered.writ.and_then(|w| i64::try_from(w.epoch).ok()).unwrap_or_default(),
-        sequence: progress.sequence,
-        overridden: progress.overridden,
-    });
+    let cut = status.last_dispatch.as_ref().and_then(|d| d.cut_time.as_ref()).map(|time| time.0);
+    let epoch = gathered.writ.and_then(|w| i64::try_from(w.epoch).ok()).unwrap_or_default();
+    status.last_promotion = Some(record(progress, cut, epoch, now));
 }
