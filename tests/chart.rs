@@ -10,7 +10,10 @@ fn chart() -> PathBuf {
 }
 
 fn helm(args: &[&str]) -> Output {
-    Command::new(testbed::cache::helm().unwrap()).args(args).arg(chart()).output().unwrap()
+    // Without a cluster helm assumes its own, older version of Kubernetes.
+    let version = testbed::cache::KUBERNETES;
+    let mut helm = Command::new(testbed::cache::helm().unwrap());
+    helm.args(args).arg(chart()).args(["--kube-version", version]).output().unwrap()
 }
 
 fn render(sets: &[&str]) -> Vec<Value> {

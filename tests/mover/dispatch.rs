@@ -266,6 +266,9 @@ fn a_root_that_belongs_to_the_node_is_proven_without_its_time() {
         corpus::chmod(volume, 0o2775);
     }
     home.backup("2026-11-23T10:00:00Z").ok();
+    let owner =
+        std::process::Command::new("chown").args(["-R", "65534"]).arg(home.bench.path("repo")).status();
+    assert!(owner.unwrap().success());
     let args = home.embassy_args("latest");
     for volume in ["register", "ledger"] {
         let root = home.bench.path("embassy").join(volume);

@@ -72,9 +72,14 @@ pub fn uninstall(sites: &Sites) -> Result<()> {
         sites.uninstall(cluster)?;
         let crds = cluster.kubectl(&["get", "crd", "-o", "name"])?;
         ensure!(crds.contains("dataembassies.dataembassy.io"), "{}: the definitions went", cluster.name());
-        ensure!(!all(cluster)?.trim().is_empty(), "{}: the DataEmbassies went with the chart", cluster.name());
+        ensure!(
+            !all(cluster)?.trim().is_empty(),
+            "{}: the DataEmbassies went with the chart",
+            cluster.name()
+        );
         let left = ["get", "all,sa,clusterrole,clusterrolebinding", "-n", e2e::sites::SYSTEM, "-o", "name"];
-        let left = cluster.kubectl(&[left.as_slice(), &["-l", "app.kubernetes.io/instance=data-embassy"]].concat())?;
+        let left = cluster
+            .kubectl(&[left.as_slice(), &["-l", "app.kubernetes.io/instance=data-embassy"]].concat())?;
         ensure!(left.trim().is_empty(), "{}: left behind: {left}", cluster.name());
         cluster.kubectl(&["delete", "de", "-A", "--all", "--timeout=60s"])?;
         let definitions =
