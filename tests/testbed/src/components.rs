@@ -206,6 +206,8 @@ impl Config<'_> {
             "cgroupRoot": format!("/{}", self.cgroup),
             "failCgroupV1": false,
             "failSwapOn": false,
+            // A changed ConfigMap reaches its pods in seconds, not in a minute and a half.
+            "syncFrequency": "5s",
             // Tests kill containers on purpose and should not wait for minutes after it.
             "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
             "clusterDNS": [self.at.node()],

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const PORT: u16 = 30432;
 
 fn main() -> ExitCode {
+    if let Some(text) = manifests_asked_for() {
+        println!("{text}");
+        return ExitCode::SUCCESS;
+    }
     let start = Instant::now();
     let say = |line: &str| println!("{:7.1}s  {line}", start.elapsed().as_secs_f64());
     match demo(&say) {
@@ -26,6 +30,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `--print-manifests [ADDRESS]`, for tests/e2e/kind-demo.sh: the register, or with the address of home's
+/// node its `ReplicaPolicy` and `DataEmbassy`. Nothing is started.
+fn manifests_asked_for() -> Option<String> {
+    let mut args = std::env::args().skip(1);
+    args.next().filter(|option| option == "--print-manifests")?;
+    let names = Names::of("demo");
+    Some(match args.next() {
+        None => manifests::register(&names, PORT),
+        Some(node) => manifests::data_embassy(&names, &wanted(&node)),
+    })
+}
+
+/// What the demo asks for, with a health check of the register at this node.
+fn wanted(node: &str) -> Wanted {
+    Wanted { health: Some(format!("{node}:{PORT}")), ..Wanted::default() }
 }
 
 fn demo(say: &dyn Fn(&str)) -> Result<String> {
@@ -48,8 +69,7 @@ fn story(sites: &Sites, say: &dyn Fn(&str)) -> Result<String> {
     say("home: PostgreSQL runs on an encrypted volume, pgbench's tables are filled");
     sites.pair(&names, &[])?;
     say("home and embassy are paired (`kubectl embassy pair`)");
-    let health = Some(format!("{}:{PORT}", home.node_ip()));
-    home.apply(&manifests::data_embassy(&names, &Wanted { health, ..Wanted::default() }))?;
+    home.apply(&manifests::data_embassy(&names, &wanted(&home.node_ip().to_string())))?;
     say("home: DataEmbassy applied (arbiter Embassy, fence Scale accepted as best effort)");
     let load = register.pgbench(home)?;
     let writer = register.writer(home, 1)?;
