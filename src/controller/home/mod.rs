@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod build;
+mod delete;
 pub mod fence;
 pub mod gather;
 mod memory;
@@ -17,6 +18,7 @@ pub mod remote;
 pub mod retire;
 pub mod select;
 pub mod status;
+mod tell;
 #[cfg(test)]
 mod testing;
 mod turn;
@@ -58,15 +60,14 @@ pub enum HomeError {
 /// # Errors
 /// [`HomeError`]; what could be written to the status was written before.
 pub async fn reconcile(object: &DataEmbassy, context: &Context) -> Result<Action, HomeError> {
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    match Box::pin(turn::turn(&namespace, &name, context)).await {
+    match Box::pin(turn::turn(object, context)).await {
         Ok(action) => Ok(action),
         // Someone else wrote meanwhile: what was decided is void, and nothing is lost.
         Err(HomeError::Apply(error)) if error.is_conflict() => {
             Ok(Action::requeue(Duration::from_millis(200)))
         }
         Err(HomeError::Observe(error)) if error.forbidden() => {
-            turn::forbidden(object, &error, context).await;
+            tell::forbidden(object, &error, context).await;
             Err(HomeError::Observe(error))
         }
         Err(error) => Err(error),
@@ -101,13 +102,15 @@ fn keep_fence(seen: &Observation, pair: &str, context: &Context) {
     context.fences.ensure(&key(seen), target, &context.ledgers, &context.applier);
 }
 
-/// Ends what [`keep_beat`] and [`keep_fence`] began.
-fn forget_ledger(seen: &Observation, context: &Context) {
-    let pair = seen.pairing.record().map(|p| p.id.clone()).or_else(|| seen.status().pair);
-    if let Some(pair) = pair {
-        context.ledgers.forget_home(&pair, seen.name());
+/// Ends what [`keep_beat`] and [`keep_fence`] began. `pair` is the pair as found, which may be
+/// newer than the status.
+fn forget(object: &DataEmbassy, pair: Option<&str>, context: &Context) {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let old = object.status.as_ref().and_then(|s| s.pair.as_deref());
+    for pair in pair.into_iter().chain(old) {
+        context.ledgers.forget_home(pair, &name);
     }
-    context.fences.forget(&key(seen));
+    context.fences.forget(&format!("{namespace}/{name}"));
 }
 
 fn key(seen: &Observation) -> String {
@@ -131,6 +134,7 @@ fn writ(seen: &Observation, pair: &PairRecord, context: &Context) -> WritView {
         asked: view.turns > 0,
     };
     WritView {
+        read: view.ledger.is_some(),
         epoch: writ.map(|w| w.epoch),
         right: match home_right(&evidence, boottime()) {
             HomeRight::Granted(_) => Right::Granted,

@@ -47,6 +47,9 @@ pub struct Observation {
     pub writ: WritView,
     /// The other side.
     pub embassy: Embassy,
+    /// Some reads were refused, because the namespace goes away with the operator's rights in it.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// The pair, or why there is none.
@@ -243,6 +246,8 @@ pub struct Temporary {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WritView {
+    /// This process has read the ledger, whatever it held.
+    pub read: bool,
     /// The writ's epoch as last seen by this process.
     pub epoch: Option<u64>,
     /// Home may write.

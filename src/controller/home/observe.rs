@@ -18,6 +18,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Bound of all reads of a turn at home.
@@ -66,13 +67,53 @@ pub async fn observe(
     name: &str,
     now: jiff::Timestamp,
 ) -> Result<Option<Observation>, ObserveError> {
-    let reads = Reader { client, namespace };
+    let reads = Reader { client, namespace, leaving: false, refused: AtomicBool::new(false) };
     tokio::time::timeout(READS, reads.all(name, now)).await.unwrap_or(Err(ObserveError::Timeout))
+}
+
+/// The same for a DataEmbassy that is being deleted, perhaps with its namespace: then the operator's
+/// RoleBinding may be gone already, and what may not be read counts as gone too. Only the
+/// DataEmbassy itself must be readable, which the ClusterRole allows.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn leaving(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    now: jiff::Timestamp,
+) -> Result<Option<Observation>, ObserveError> {
+    let reads = Reader { client, namespace, leaving: true, refused: AtomicBool::new(false) };
+    tokio::time::timeout(READS, reads.all(name, now)).await.unwrap_or(Err(ObserveError::Timeout))
+}
+
+/// The DataEmbassy alone.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn object(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<DataEmbassy>, ObserveError> {
+    let reads = Reader { client, namespace, leaving: false, refused: AtomicBool::new(false) };
+    let read = reads.get::<DataEmbassy>("the DataEmbassy", name);
+    tokio::time::timeout(READS, read).await.unwrap_or(Err(ObserveError::Timeout))
+}
+
+/// True if the API server says that there is no right, or no such thing.
+#[must_use]
+pub fn refused(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 403 | 404))
 }
 
 struct Reader<'a> {
     client: &'a Client,
     namespace: &'a str,
+    /// A refusal means gone.
+    leaving: bool,
+    /// There was one.
+    refused: AtomicBool,
 }
 
 impl Reader<'_> {
@@ -129,6 +170,7 @@ impl Reader<'_> {
             running_movers,
             writ: WritView::default(),
             embassy: Embassy::default(),
+            partial: self.refused.load(Ordering::Relaxed),
             object,
         }))
     }
@@ -138,7 +180,11 @@ impl Reader<'_> {
         K: crate::controller::apply::Child,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
-        api.list(params).await.map(|list| list.items).map_err(|e| self.error(what, e))
+        match api.list(params).await {
+            Ok(list) => Ok(list.items),
+            Err(error) if self.gone(&error) => Ok(vec![]),
+            Err(error) => Err(self.error(what, error)),
+        }
     }
 
     async fn get<K>(&self, what: &'static str, name: &str) -> Result<Option<K>, ObserveError>
@@ -146,7 +192,16 @@ impl Reader<'_> {
         K: crate::controller::apply::Child,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
-        api.get_opt(name).await.map_err(|e| self.error(what, e))
+        match api.get_opt(name).await {
+            Err(error) if self.gone(&error) => Ok(None),
+            other => other.map_err(|e| self.error(what, e)),
+        }
+    }
+
+    fn gone(&self, error: &kube::Error) -> bool {
+        let gone = self.leaving && refused(error);
+        self.refused.fetch_or(gone, Ordering::Relaxed);
+        gone
     }
 
     /// `None` if this cluster knows no snapshots.
@@ -156,6 +211,7 @@ impl Reader<'_> {
         match api.list(params).await {
             Ok(list) => Ok(Some(list.items)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) if self.gone(&error) => Ok(None),
             Err(error) => Err(self.error("VolumeSnapshots", error)),
         }
     }
@@ -206,4 +262,46 @@ fn request(object: &EmbassyRequest, target: &str) -> Option<Request> {
         state: object.status.as_ref().and_then(|s| s.state),
         message: object.status.as_ref().and_then(|s| s.message.clone()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use kube::client::Body;
+
+    /// An API server of a namespace that goes away: the RoleBinding is gone, the ClusterRole is not.
+    fn terminating() -> Client {
+        Client::new(
+            tower::service_fn(|request: http::Request<Body>| {
+                let path = request.uri().path().to_owned();
+                let (code, body) = if path.ends_with("/dataembassies/register") {
+                    let object = super::super::testing::observation().object;
+                    (200, serde_json::to_vec(&object).unwrap())
+                } else if path.contains("/dataembassy.io/") || path == "/apis/batch/v1/jobs" {
+                    (200, br#"{"metadata": {}, "items": []}"#.to_vec())
+                } else {
+                    let refusal = serde_json::json!({
+                        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                        "message": "forbidden", "reason": "Forbidden", "code": 403,
+                    });
+                    (403, refusal.to_string().into_bytes())
+                };
+                let answer = http::Response::builder().status(code).body(Body::from(body));
+                async move { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
+            }),
+            "default",
+        )
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_goes_away_takes_the_rights_and_a_deletion_goes_on() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let usual = observe(&terminating(), "registers", "register", now).await;
+        assert!(usual.unwrap_err().forbidden());
+        let seen = leaving(&terminating(), "registers", "register", now).await.unwrap().unwrap();
+        assert!(seen.partial && seen.claims.is_empty() && seen.object.status.is_some());
+        let object = object(&terminating(), "registers", "register").await.unwrap();
+        assert_eq!(object, Some(seen.object));
+    }
 }

@@ -46,7 +46,11 @@ impl Outcome {
 pub fn status(seen: &Observation, plan: &Plan, outcome: &Outcome) -> DataEmbassyStatus {
     let mut status = seen.status();
     let generation = seen.object.metadata.generation;
-    status.volumes = volumes(seen, &status);
+    // Half a picture is no news of what there is.
+    if !seen.partial {
+        status.volumes = volumes(seen, &status);
+        status.services = services(seen);
+    }
     status.observed_generation = generation;
     status.role = Some(Site::Home);
     status.epoch = epoch(seen, &status);
@@ -63,7 +67,6 @@ pub fn status(seen: &Observation, plan: &Plan, outcome: &Outcome) -> DataEmbassy
     if let Some(record) = &outcome.fence.record {
         status.last_fence = Some(record.clone());
     }
-    status.services = services(seen);
     let mut wanted = vec![
         stalled(outcome),
         embassy_reachable(seen),

@@ -145,7 +145,10 @@ fn a_deletion_tells_the_embassy_first() {
     let say = |seen: &Observation, pair: Option<&crate::api::pair::PairRecord>| match farewell(seen, pair) {
         Farewell::Go(_) => "go".to_owned(),
         Farewell::Tell(mirror) => format!("tell {}", mirror.spec.retired),
-        Farewell::Wait { reason, .. } => format!("wait {reason}"),
+        Farewell::Wait { reason, message } => {
+            assert!(message.contains(ANNOTATION_ABANDON), "{message}");
+            format!("wait {reason}")
+        }
     };
     let known = pair();
     let mut seen = observation();
@@ -154,7 +157,13 @@ fn a_deletion_tells_the_embassy_first() {
     assert_eq!(say(&seen, None), "wait KubeconfigMissing");
     seen.writ.epoch = Some(1);
     assert_eq!(say(&seen, Some(&known)), "wait EmbassyActive");
-    seen.writ.epoch = Some(0);
+    // The embassy may have taken the writ while no operator looked: nothing is decided from memory.
+    seen.writ = Default::default();
+    assert_eq!(say(&seen, Some(&known)), "wait LedgerUnknown");
+    let mirror = seen.embassy.mirror.take();
+    assert_eq!(say(&seen, Some(&known)), "wait LedgerUnknown");
+    seen.embassy.mirror = mirror;
+    (seen.writ.read, seen.writ.epoch) = (true, Some(0));
     seen.embassy.mirror.as_mut().unwrap().spec.as_mut().unwrap().retired = true;
     assert_eq!(say(&seen, Some(&known)), "go");
     seen.embassy.mirror.as_mut().unwrap().home_uid = Some("other".into());
