@@ -14,6 +14,7 @@ use super::validate::{Problem, Scope};
 use super::{HomeError, act, forget, has_finalizer, keep_beat, keep_fence, key, observe, remote, writ};
 use crate::api::DataEmbassy;
 use crate::api::conditions::{self, Wanted, types};
+use crate::api::pair::PairRecord;
 use crate::clock::now;
 use crate::controller::Context;
 use k8s_openapi::api::batch::v1::Job;
@@ -47,7 +48,10 @@ pub(super) async fn delete(object: &DataEmbassy, context: &Context) -> Result<Ac
         return Ok(Action::await_change());
     };
     let client = pairing(&mut seen, context).await?;
-    let pair = seen.pairing.record().cloned();
+    if let Some(old) = seen.forget_old_pair() {
+        context.ledgers.forget_home(&old, seen.name());
+    }
+    let pair = pair(&seen).cloned();
     if !has_finalizer(&seen.object) {
         stop(&seen, context).await?;
         forget(&seen.object, pair.as_ref().map(|p| p.id.as_str()), context);
@@ -74,10 +78,18 @@ pub(super) async fn delete(object: &DataEmbassy, context: &Context) -> Result<Ac
     wait(&seen, reason, message, context).await
 }
 
+/// The pair to tell. A namespace that was mistyped in the spec must not stand in the way.
+fn pair(seen: &Observation) -> Option<&PairRecord> {
+    let old = seen.status().pair;
+    let ours =
+        |p: &&PairRecord| p.home_namespace == seen.namespace() && old.as_ref().is_none_or(|old| *old == p.id);
+    seen.pairing.record().filter(ours)
+}
+
 /// Beat and fence go on until the object is gone: without the beat the embassy would take over
 /// from a service that still runs here.
 fn keep(seen: &Observation, client: Option<&Client>, context: &Context) {
-    let record = seen.pairing.record().filter(|p| p.home_namespace == seen.namespace());
+    let record = pair(seen);
     if let (Some(pair), Some(client)) = (record, client) {
         keep_beat(seen, pair, client, context);
     }

@@ -5,6 +5,7 @@
 //! objects of `build`; `status` tells what came of it.
 
 pub mod act;
+pub mod arbiter;
 pub mod build;
 mod delete;
 pub mod fence;
@@ -92,7 +93,7 @@ fn keep_fence(seen: &Observation, pair: &str, context: &Context) {
         namespace: seen.namespace().to_owned(),
         name: seen.name().to_owned(),
         pair: pair.to_owned(),
-        arbiter: seen.object.spec.embassy.arbiter,
+        arbiter: arbiter::in_force(seen),
         high_water,
         members: Members {
             claims: claims.into_iter().map(|c| c.name.clone()).collect(),
@@ -126,7 +127,7 @@ fn writ(seen: &Observation, pair: &PairRecord, context: &Context) -> WritView {
     let view = context.ledgers.home(&pair.id);
     let writ = view.ledger.as_ref().and_then(|l| l.writs.get(seen.name()));
     let evidence = HomeEvidence {
-        arbiter: seen.object.spec.embassy.arbiter,
+        arbiter: arbiter::in_force(seen),
         high_water: high_water(seen),
         writ,
         read: view.ledger.is_some(),

@@ -13,6 +13,7 @@ use crate::api::names::{
 use crate::api::request::{EmbassyRequest, Verb};
 use crate::api::{DataEmbassy, ReplicaPolicy};
 use crate::controller::home::build::cut::snapshot_api;
+use crate::controller::home::build::secrets;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
@@ -166,7 +167,7 @@ impl Reader<'_> {
             jobs: jobs.iter().map(|job| read::job(job, &pods)).collect(),
             temporaries,
             snapshots_supported: snapshots.is_some(),
-            repository_secret: repository.is_some(),
+            repository_secret: repository.is_some_and(|s| secrets::password(&s).is_some()),
             running_movers,
             writ: WritView::default(),
             embassy: Embassy::default(),
@@ -250,6 +251,7 @@ fn sibling(object: &DataEmbassy) -> Sibling {
         volumes: object.spec.volumes.clone(),
         services: object.spec.services.clone(),
         kubeconfig: object.spec.embassy.kubeconfig_secret_ref.name.clone(),
+        copied: object.status.as_ref().is_some_and(|s| s.last_dispatch.is_some()),
     }
 }
 

@@ -43,7 +43,7 @@ pub fn farewell(seen: &Observation, pair: Option<&PairRecord>) -> Farewell {
     let Some(pair) = pair else {
         return wait(
             "KubeconfigMissing",
-            "the kubeconfig Secret is gone or unusable, so the embassy cannot be told",
+            "the kubeconfig Secret is gone, unusable or of another pair, so the embassy cannot be told",
         );
     };
     match &seen.embassy.reach {

@@ -33,8 +33,15 @@ pub(super) fn news(old: &DataEmbassyStatus, new: &DataEmbassyStatus) -> Vec<(Eve
     for condition in &new.conditions {
         let was = conditions::get(&old.conditions, &condition.type_);
         let same = was.is_some_and(|w| w.status == condition.status && w.reason == condition.reason);
-        let told = [types::STALLED, types::EMBASSY_REACHABLE, types::REPLICA_FRESH, types::REPLICA_PROVEN];
-        if same || !told.contains(&condition.type_.as_str()) {
+        let told = [
+            types::STALLED,
+            types::EMBASSY_REACHABLE,
+            types::REPLICA_FRESH,
+            types::REPLICA_PROVEN,
+            types::FENCE_READY,
+        ];
+        // That it is no more than best effort is no news.
+        if same || !told.contains(&condition.type_.as_str()) || condition.reason == "BestEffort" {
             continue;
         }
         let bad = condition.status == if condition.type_ == types::STALLED { "True" } else { "False" };

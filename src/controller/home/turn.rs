@@ -7,7 +7,7 @@ use super::plan::{self, Plan, Step};
 use super::remote::{self, Remote};
 use super::status::{self, Outcome};
 use super::tell::{news, tell};
-use super::validate::{Problem, Scope, validate};
+use super::validate::{Problem, Scope, after_asking, validate};
 use super::{HomeError, act, build, forget, has_finalizer, keep_beat, keep_fence, key, observe, writ};
 use crate::api::DataEmbassy;
 use crate::api::conditions::{self, types};
@@ -40,6 +40,9 @@ pub(super) async fn turn(object: &DataEmbassy, context: &Context) -> Result<Acti
         return Box::pin(delete(&seen.object, context)).await;
     }
     let client = pairing(&mut seen, context).await?;
+    if let Some(old) = seen.forget_old_pair() {
+        context.ledgers.forget_home(&old, seen.name());
+    }
     // A writ once seen is a right that can lapse, whatever else is wrong now.
     if let Some(pair) = seen.status().pair.filter(|_| seen.status().epoch.is_some()) {
         keep_fence(&seen, &pair, context);
@@ -48,7 +51,7 @@ pub(super) async fn turn(object: &DataEmbassy, context: &Context) -> Result<Acti
     let blocked = problems.iter().any(|p| p.scope == Scope::All);
     let mut remote = Remote::default();
     if let (Some(pair), Some(client)) = (seen.pairing.record().cloned(), &client) {
-        let paired = !problems.iter().any(|p| p.reason == "WrongNamespace");
+        let paired = seen.paired().is_some();
         if paired && (!blocked || seen.status().epoch.is_some()) {
             keep_beat(&seen, &pair, client, context);
             keep_fence(&seen, &pair.id, context);
@@ -59,7 +62,7 @@ pub(super) async fn turn(object: &DataEmbassy, context: &Context) -> Result<Acti
         seen.embassy = remote.embassy.clone();
         seen.writ = writ(&seen, &pair, context);
     }
-    problems.extend(embassy_problem(&seen));
+    problems.extend(after_asking(&seen));
     let mut plan = plan::plan(&seen, &problems);
     if matches!(plan.step, Step::Begin { .. })
         && let Some(held) = plan::busy(&seen, context.settings.max_movers)
@@ -99,18 +102,6 @@ pub(super) async fn ask(seen: &Observation, pair: &PairRecord, client: &Client) 
     remote::observe(client, pair, seen.name(), &seen.object.spec.policy_ref.name).await
 }
 
-/// A refusal by the embassy is for a person to mend.
-fn embassy_problem(seen: &Observation) -> Option<Problem> {
-    match &seen.embassy.reach {
-        Reach::Forbidden(why) => Some(Problem {
-            scope: Scope::All,
-            reason: "Forbidden",
-            message: format!("the embassy refuses home: {why}; run `kubectl embassy pair` again"),
-        }),
-        _ => None,
-    }
-}
-
 /// Does all that is to be done; what fails becomes a fault, and the rest goes on.
 async fn work(
     seen: &Observation,
@@ -121,12 +112,12 @@ async fn work(
     context: &Context,
 ) {
     let blocked = outcome.problems.iter().any(|p| p.scope == Scope::All);
-    if let (Some(pair), Some(client), false) = (seen.pairing.record(), client, blocked) {
+    if let (Some(pair), Some(client), false) = (seen.pairing.record(), client, blocked)
+        && seen.embassy.reach == Reach::Reached
+    {
         local(act::repository_secret(seen, &pair.id, context).await, outcome);
-        if seen.embassy.reach == Reach::Reached {
-            abroad(seen, pair, client, outcome, context).await;
-            local(act::vault_client(seen, remote, context).await, outcome);
-        }
+        abroad(seen, pair, client, outcome, context).await;
+        local(act::vault_client(seen, remote, context).await, outcome);
     }
     local(act::answer(seen, &plan.answers, context).await, outcome);
     match act::step(seen, &plan.step, context).await {
@@ -161,9 +152,7 @@ async fn abroad(
     outcome: &mut Outcome,
     context: &Context,
 ) {
-    let unknown = seen.writ.epoch.is_none() && seen.status().epoch.is_some();
-    let odd = seen.writ.odd() || seen.status().epoch.is_some_and(|e| e % 2 != 0);
-    if !unknown && !odd {
+    if seen.may_mirror() {
         let volumes_known = outcome.problems.is_empty();
         // Only once there is a mirror, or one is about to be made: what was never mirrored goes at once.
         if (volumes_known || seen.embassy.mirror.is_some())
@@ -213,6 +202,7 @@ fn fault(error: &act::ActError) -> Problem {
     let text = chain(error);
     let (reason, message) = match error {
         act::ActError::Manifests(_) => ("ManifestsTooLarge", text),
+        act::ActError::PasswordMissing(_) => ("RepositoryPasswordMissing", text),
         _ if error.code() == Some(403) => {
             ("Forbidden", format!("{text}; run `kubectl embassy pair` again, it binds the operator's rights"))
         }

@@ -1,7 +1,8 @@
 //! What is wrong with a DataEmbassy and how to mend it. Pure.
 
-use super::observation::{Claim, Observation, Pairing};
+use super::observation::{Claim, Observation, Pairing, Reach};
 use super::select;
+use crate::api::names::{ANNOTATION_ABANDON, KEYS_SECRET, PASSWORD_KEY, repository_secret};
 use crate::api::policy::{CopyMethod, ReplicaPolicySpec};
 use crate::cli::chain;
 use crate::domain::schedule::Clockwork;
@@ -76,6 +77,27 @@ pub fn validate(seen: &Observation) -> Vec<Problem> {
     problems
 }
 
+/// Problems that show only once the embassy was asked.
+#[must_use]
+pub fn after_asking(seen: &Observation) -> Vec<Problem> {
+    let mut problems = vec![];
+    if let Reach::Forbidden(why) = &seen.embassy.reach {
+        let message = format!("the embassy refuses home: {why}; run `kubectl embassy pair` again");
+        problems.push(all("Forbidden", message));
+    }
+    if !seen.repository_secret && seen.copied() {
+        let (name, secret) = (seen.name(), repository_secret(seen.name()));
+        let message = format!(
+            "Secret {secret} with the repository's password is gone or empty, and the copy in the embassy can be read \
+             with that password alone: restore the Secret from a backup, or put the key {name} of Secret {KEYS_SECRET} \
+             at the embassy into it as {PASSWORD_KEY}; if both are lost, delete this DataEmbassy, run `kubectl embassy \
+             retire {name}` at the embassy and apply it anew"
+        );
+        problems.push(dispatch("RepositoryPasswordMissing", message));
+    }
+    problems
+}
+
 fn pairing(seen: &Observation) -> Option<Problem> {
     let spec = &seen.object.spec.embassy;
     let secret = &spec.kubeconfig_secret_ref.name;
@@ -107,7 +129,21 @@ fn pairing(seen: &Observation) -> Option<Problem> {
                 spec.namespace, pair.embassy_namespace
             ),
         )),
-        Pairing::Ready(_) => None,
+        // `forget_old_pair` has dropped an even one.
+        Pairing::Ready(pair) => {
+            let status = seen.status();
+            let old = status.pair.filter(|old| *old != pair.id)?;
+            Some(all(
+                "PairChanged",
+                format!(
+                    "Secret {secret} is of pair {} but epoch {} of pair {old} names the embassy there, which may still \
+                     serve: restore the Secret of pair {old}, or, once nothing serves there any more, delete this \
+                     DataEmbassy with the annotation {ANNOTATION_ABANDON}=true and apply it anew",
+                    pair.id,
+                    status.epoch.unwrap_or_default()
+                ),
+            ))
+        }
     }
 }
 

@@ -91,6 +91,7 @@ fn the_younger_of_two_that_overlap_is_stalled() {
         volumes: crate::api::embassy::VolumesSpec { selector: None, names: vec!["data-1".into()] },
         services: None,
         kubeconfig: String::new(),
+        copied: false,
     };
     let own = "2026-03-01T10:00:00Z";
     for (name, created, overlap) in [
