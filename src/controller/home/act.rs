@@ -52,6 +52,32 @@ pub enum ActError {
 }
 
 impl ActError {
+    /// What the API server said, if it refused.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        let source = match self {
+            Self::Apply(ApplyError::Api { source, .. }) | Self::Read { source, .. } => source,
+            _ => return None,
+        };
+        match source.as_ref() {
+            kube::Error::Api(status) => Some(&status.message),
+            _ => None,
+        }
+    }
+
+    /// A right is missing. Quotas and webhooks refuse with the same code, and no pairing mends those.
+    #[must_use]
+    pub fn lacks_right(&self) -> bool {
+        self.code() == Some(403) && self.refusal().is_some_and(|words| words.contains(" cannot "))
+    }
+
+    /// The same request would be refused again: the run is over.
+    #[must_use]
+    pub fn ends_run(&self) -> bool {
+        matches!(self, Self::Manifests(_))
+            || self.code().is_some_and(|code| (400..500).contains(&code) && !matches!(code, 408 | 409 | 429))
+    }
+
     /// HTTP status of a refusal.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
@@ -226,7 +252,7 @@ pub async fn step(seen: &Observation, step: &Step, context: &Context) -> Result<
 }
 
 /// The run with what it waits for, if that is news.
-fn told(run: RunStatus, message: Option<String>) -> Option<RunStatus> {
+pub(super) fn told(run: RunStatus, message: Option<String>) -> Option<RunStatus> {
     (run.message != message).then_some(RunStatus { message, ..run })
 }
 
@@ -323,4 +349,36 @@ async fn mounts(
         mounts.insert(claim.name.clone(), mounted);
     }
     Ok(mounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: u16, message: &str) -> ActError {
+        let status =
+            kube::core::Status { code, message: message.to_owned(), ..kube::core::Status::default() };
+        ActError::Read { what: "x", source: Box::new(kube::Error::Api(Box::new(status))) }
+    }
+
+    #[test]
+    fn a_refusal_ends_the_run_and_only_a_missing_right_is_mended_by_pairing() {
+        let rbac =
+            "jobs.batch is forbidden: User \"x\" cannot create resource \"jobs\" in API group \"batch\"";
+        for (code, message, ends, lacks) in [
+            (403, rbac, true, true),
+            (403, "pods \"x\" is forbidden: exceeded quota: q, requested: pods=1", true, false),
+            (403, "admission webhook \"w\" denied the request: no", true, false),
+            (422, "invalid", true, false),
+            (404, "not found", true, false),
+            (409, "conflict", false, false),
+            (429, "too many requests", false, false),
+            (500, "failed calling webhook", false, false),
+        ] {
+            let error = refused(code, message);
+            assert_eq!((error.ends_run(), error.lacks_right()), (ends, lacks), "{code} {message}");
+            assert_eq!(error.refusal(), Some(message));
+        }
+        assert!(!ActError::Missing("x").ends_run());
+    }
 }

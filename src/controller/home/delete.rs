@@ -11,7 +11,9 @@ use super::status::{self, Outcome};
 use super::tell::tell;
 use super::turn::{ask, pairing, set_finalizer, write};
 use super::validate::{Problem, Scope};
-use super::{HomeError, act, forget, has_finalizer, keep_beat, keep_fence, key, observe, remote, writ};
+use super::{
+    HomeError, act, forget, has_finalizer, keep_beat, keep_fence, key, observe, remote, settle_pair, writ,
+};
 use crate::api::DataEmbassy;
 use crate::api::conditions::{self, Wanted, types};
 use crate::api::pair::PairRecord;
@@ -48,9 +50,7 @@ pub(super) async fn delete(object: &DataEmbassy, context: &Context) -> Result<Ac
         return Ok(Action::await_change());
     };
     let client = pairing(&mut seen, context).await?;
-    if let Some(old) = seen.forget_old_pair() {
-        context.ledgers.forget_home(&old, seen.name());
-    }
+    settle_pair(&mut seen, context);
     let pair = pair(&seen).cloned();
     if !has_finalizer(&seen.object) {
         stop(&seen, context).await?;

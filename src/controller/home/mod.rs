@@ -16,6 +16,7 @@ pub mod observe;
 pub mod plan;
 pub mod read;
 pub mod remote;
+pub mod requests;
 pub mod retire;
 pub mod select;
 pub mod status;
@@ -101,6 +102,20 @@ fn keep_fence(seen: &Observation, pair: &str, context: &Context) {
         },
     };
     context.fences.ensure(&key(seen), target, &context.ledgers, &context.applier);
+}
+
+/// After pairing anew: what belonged to the old pair ends, in every replica. Its fence too: without
+/// the old beat it would stop a healthy home.
+fn settle_pair(seen: &mut Observation, context: &Context) {
+    let forgotten = seen.forget_old_pair();
+    let acted = seen.paired().and_then(|pair| context.home.acts_on(&key(seen), &pair.id));
+    let old: Vec<String> = forgotten.into_iter().chain(acted).collect();
+    for pair in &old {
+        context.ledgers.forget_home(pair, seen.name());
+    }
+    if !old.is_empty() {
+        context.fences.forget(&key(seen));
+    }
 }
 
 /// Ends what [`keep_beat`] and [`keep_fence`] began. `pair` is the pair as found, which may be

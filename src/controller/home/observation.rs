@@ -5,7 +5,7 @@ use crate::api::embassy::{Arbiter, DataEmbassySpec, DataEmbassyStatus, ServicesS
 use crate::api::pair::PairRecord;
 use crate::api::policy::ReplicaPolicySpec;
 use crate::api::report::MoverReport;
-use crate::api::request::RequestState;
+use crate::api::request::{RequestState, Verb};
 use crate::api::{DataEmbassy, ReplicaPolicy};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Toleration;
@@ -31,7 +31,7 @@ pub struct Observation {
     pub services: Vec<Labelled>,
     /// The namespace's other DataEmbassies.
     pub siblings: Vec<Sibling>,
-    /// Requests for a dispatch of this DataEmbassy.
+    /// Requests for this DataEmbassy.
     pub requests: Vec<Request>,
     /// This DataEmbassy's backup Jobs.
     pub jobs: Vec<MoverJob>,
@@ -165,11 +165,13 @@ pub struct Sibling {
     pub copied: bool,
 }
 
-/// An EmbassyRequest with the verb Sync.
+/// An EmbassyRequest for this DataEmbassy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// Its name.
     pub name: String,
+    /// What is asked for.
+    pub verb: Verb,
     /// Its token.
     pub token: String,
     /// When it was created.
@@ -200,6 +202,12 @@ pub struct MoverJob {
     pub last_words: Option<String>,
     /// Why the pod does not start.
     pub waiting: Option<String>,
+    /// When the Job was made.
+    pub created: Option<Timestamp>,
+    /// It has a pod.
+    pub pod: bool,
+    /// A pod of it runs or ran.
+    pub started: bool,
 }
 
 impl MoverJob {

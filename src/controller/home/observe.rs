@@ -10,7 +10,7 @@ use crate::api::names::{
     COMPONENT_BACKUP, COMPONENT_CUT, LABEL_COMPONENT, LABEL_EMBASSY, LABEL_MANAGED_BY, MANAGER,
     repository_secret,
 };
-use crate::api::request::{EmbassyRequest, Verb};
+use crate::api::request::EmbassyRequest;
 use crate::api::{DataEmbassy, ReplicaPolicy};
 use crate::controller::home::build::cut::snapshot_api;
 use crate::controller::home::build::secrets;
@@ -257,8 +257,9 @@ fn sibling(object: &DataEmbassy) -> Sibling {
 
 fn request(object: &EmbassyRequest, target: &str) -> Option<Request> {
     let spec = &object.spec;
-    (spec.verb == Verb::Sync && spec.target == target).then(|| Request {
+    (spec.target == target).then(|| Request {
         name: object.name_any(),
+        verb: spec.verb,
         token: spec.token.clone(),
         created: object.metadata.creation_timestamp.as_ref().map(|t| t.0),
         state: object.status.as_ref().and_then(|s| s.state),

@@ -8,7 +8,9 @@ use super::remote::{self, Remote};
 use super::status::{self, Outcome};
 use super::tell::{news, tell};
 use super::validate::{Problem, Scope, after_asking, validate};
-use super::{HomeError, act, build, forget, has_finalizer, keep_beat, keep_fence, key, observe, writ};
+use super::{
+    HomeError, act, build, forget, has_finalizer, keep_beat, keep_fence, key, observe, settle_pair, writ,
+};
 use crate::api::DataEmbassy;
 use crate::api::conditions::{self, types};
 use crate::api::embassy::DataEmbassyStatus;
@@ -40,9 +42,7 @@ pub(super) async fn turn(object: &DataEmbassy, context: &Context) -> Result<Acti
         return Box::pin(delete(&seen.object, context)).await;
     }
     let client = pairing(&mut seen, context).await?;
-    if let Some(old) = seen.forget_old_pair() {
-        context.ledgers.forget_home(&old, seen.name());
-    }
+    settle_pair(&mut seen, context);
     // A writ once seen is a right that can lapse, whatever else is wrong now.
     if let Some(pair) = seen.status().pair.filter(|_| seen.status().epoch.is_some()) {
         keep_fence(&seen, &pair, context);
@@ -122,18 +122,7 @@ async fn work(
     local(act::answer(seen, &plan.answers, context).await, outcome);
     match act::step(seen, &plan.step, context).await {
         Ok(run) => outcome.run = run,
-        Err(error) => {
-            let fault = fault(&error);
-            // A run that cannot go on is tried again later, with its reason in the status.
-            if matches!(error, act::ActError::Manifests(_)) {
-                let ending = plan::Ending {
-                    report: None,
-                    failure: Some((fault.reason.to_owned(), fault.message.clone())),
-                };
-                outcome.run = seen.status().run.map(|run| plan::ended(&run, &ending, seen.now).0);
-            }
-            outcome.faults.push(fault);
-        }
+        Err(error) => step_failed(seen, &error, outcome),
     }
     if let Step::End(ending) = &plan.step
         && let Some(run) = seen.status().run
@@ -142,6 +131,25 @@ async fn work(
         (outcome.run, outcome.dispatch) = (Some(run), dispatch);
     }
     local(act::clean(seen, plan, context).await, outcome);
+}
+
+/// A run that cannot go on ends, with back-off and Event, and is tried again later; else its status
+/// says what it waits for.
+fn step_failed(seen: &Observation, error: &act::ActError, outcome: &mut Outcome) {
+    let fault = fault(error);
+    let ends = error.ends_run();
+    if let Some(run) = seen.status().run {
+        outcome.run = if ends {
+            let failure = Some((fault.reason.to_owned(), fault.message.clone()));
+            Some(plan::ended(&run, &plan::Ending { report: None, failure }, seen.now).0)
+        } else {
+            act::told(run, Some(fault.message.clone()))
+        };
+    }
+    // What ended the run is told by the run; only what is wrong with the object itself stalls it.
+    if !ends || matches!(error, act::ActError::Manifests(_)) {
+        outcome.faults.push(fault);
+    }
 }
 
 /// Mirror and keys. Nothing is mirrored while the writ is, or may be, the embassy's.
@@ -203,8 +211,12 @@ fn fault(error: &act::ActError) -> Problem {
     let (reason, message) = match error {
         act::ActError::Manifests(_) => ("ManifestsTooLarge", text),
         act::ActError::PasswordMissing(_) => ("RepositoryPasswordMissing", text),
-        _ if error.code() == Some(403) => {
+        _ if error.lacks_right() => {
             ("Forbidden", format!("{text}; run `kubectl embassy pair` again, it binds the operator's rights"))
+        }
+        _ if matches!(error.code(), Some(400 | 403 | 422)) => {
+            let mend = "the API server refuses it: see the namespace's quota, limits, PodSecurity level and webhooks";
+            ("Refused", format!("{text}; {mend}"))
         }
         _ => ("ApiError", text),
     };
