@@ -4,6 +4,7 @@ use super::arbiter;
 use super::fence::FenceView;
 use super::observation::{Observation, Reach, Right};
 use super::plan::{Plan, Step};
+use super::remote::REACH_AGAIN;
 use super::select;
 use super::validate::Problem;
 use crate::api::conditions::{self, Wanted, types};
@@ -152,7 +153,7 @@ fn embassy_reachable(seen: &Observation) -> Wanted {
     let kind = types::EMBASSY_REACHABLE;
     match &seen.embassy.reach {
         Reach::Reached => Wanted::yes(kind, "Answered", "the embassy's API server answers"),
-        Reach::Unreachable(why) => Wanted::no(kind, "EmbassyUnreachable", why.clone()),
+        Reach::Unreachable(why) => Wanted::no(kind, "EmbassyUnreachable", format!("{why}; {REACH_AGAIN}")),
         Reach::Forbidden(why) => Wanted::no(
             kind,
             "Forbidden",
