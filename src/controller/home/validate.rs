@@ -3,6 +3,7 @@
 use super::observation::{Claim, Observation, Pairing, Reach};
 use super::select;
 use crate::api::names::{ANNOTATION_ABANDON, KEYS_SECRET, KUBECONFIG_KEY, PASSWORD_KEY, repository_secret};
+use crate::api::pair::PairRecord;
 use crate::api::policy::{CopyMethod, ReplicaPolicySpec};
 use crate::cli::chain;
 use crate::domain::schedule::Clockwork;
@@ -143,36 +144,39 @@ fn pairing(seen: &Observation) -> Option<Problem> {
         Pairing::KubeconfigInvalid(why) => {
             Some(all("KubeconfigInvalid", format!("Secret {secret}: {why}; {again}")))
         }
-        Pairing::Ready(pair) if pair.home_namespace != seen.namespace() => Some(all(
-            "WrongNamespace",
-            format!(
-                "Secret {secret} pairs namespace {} and not this one; {again} for this namespace",
-                pair.home_namespace
-            ),
-        )),
-        Pairing::Ready(pair) if pair.embassy_namespace != spec.namespace => Some(all(
-            "WrongNamespace",
-            format!(
-                "embassy.namespace is {} but the pair's is {}; set it to the pair's",
-                spec.namespace, pair.embassy_namespace
-            ),
-        )),
-        // `forget_old_pair` has dropped an even one.
-        Pairing::Ready(pair) => {
-            let status = seen.status();
-            let old = status.pair.filter(|old| *old != pair.id)?;
-            Some(all(
-                "PairChanged",
-                format!(
-                    "Secret {secret} is of pair {} but epoch {} of pair {old} names the embassy there, which may still \
-                     serve: restore the Secret of pair {old}, or, once nothing serves there any more, delete this \
-                     DataEmbassy with the annotation {ANNOTATION_ABANDON}=true and apply it anew",
-                    pair.id,
-                    status.epoch.unwrap_or_default()
-                ),
-            ))
-        }
+        Pairing::Ready(pair) => mispaired(seen, pair),
     }
+}
+
+/// A pair that works, and is not this DataEmbassy's.
+fn mispaired(seen: &Observation, pair: &PairRecord) -> Option<Problem> {
+    let spec = &seen.object.spec.embassy;
+    let secret = &spec.kubeconfig_secret_ref.name;
+    if pair.home_namespace != seen.namespace() {
+        let message = format!(
+            "Secret {secret} pairs namespace {} and not this one; run `kubectl embassy pair` again for this namespace",
+            pair.home_namespace
+        );
+        return Some(all("WrongNamespace", message));
+    }
+    if pair.embassy_namespace != spec.namespace {
+        let message = format!(
+            "embassy.namespace is {} but the pair's is {}; set it to the pair's",
+            spec.namespace, pair.embassy_namespace
+        );
+        return Some(all("WrongNamespace", message));
+    }
+    let status = seen.status();
+    // `forget_old_pair` has dropped an even epoch.
+    let old = status.pair.filter(|old| *old != pair.id)?;
+    let message = format!(
+        "Secret {secret} is of pair {} but epoch {} of pair {old} names the embassy there, which may still serve: \
+         restore the Secret of pair {old}, or, once nothing serves there any more, delete this DataEmbassy with the \
+         annotation {ANNOTATION_ABANDON}=true and apply it anew",
+        pair.id,
+        status.epoch.unwrap_or_default()
+    );
+    Some(all("PairChanged", message))
 }
 
 fn selectors(seen: &Observation) -> Option<Problem> {
