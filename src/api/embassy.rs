@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Active", type_ = "string", json_path = ".status.activeSite"),
     printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.epoch"),
-    printcolumn(name = "Proven", type_ = "date", json_path = ".status.lastDispatch.cutTime"),
+    printcolumn(name = "Cut", type_ = "date", json_path = ".status.lastDispatch.cutTime"),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -177,6 +177,10 @@ pub struct DataEmbassyStatus {
     /// The highest epoch that this site has seen (its high-water mark).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
+    /// Home: the arbiter in force. It follows `spec.embassy.arbiter` to Embassy at once, to Home only
+    /// when the embassy has been told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arbiter: Option<Arbiter>,
     /// The pair's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pair: Option<String>,

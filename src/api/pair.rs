@@ -106,13 +106,17 @@ fn default_retention_floor() -> Span {
 #[derive(Debug, thiserror::Error)]
 pub enum PairError {
     /// Not the JSON of a pair record.
-    #[error("the pair record does not parse; run `kubectl embassy pair` again")]
+    #[error(
+        "the pair record does not parse: it was edited, or is from a newer version; restore it from a backup"
+    )]
     Json(#[source] serde_json::Error),
     /// A version from the future.
     #[error("pair record version {0} is not known; upgrade this operator")]
     Version(u32),
     /// The public key is not 32 bytes in hex or not a point of the curve.
-    #[error("signingPublicKey in the pair record is not an ed25519 public key in hex")]
+    #[error(
+        "signingPublicKey in the pair record is not an ed25519 public key in hex; restore the record from a backup"
+    )]
     PublicKey,
 }
 

@@ -39,9 +39,10 @@ pub struct EmbassyRequestSpec {
 }
 
 /// What can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Verb {
     /// At home: make a dispatch now.
+    #[default]
     Sync,
     /// At the embassy: promote as soon as every gate is open.
     Promote,

@@ -334,7 +334,7 @@ fn next_steps(plan: &Plan, wanted: &Wanted, server: &Server) -> String {
     );
     if record.vault.storage_class_name.is_none() {
         text.push_str(
-            "\nThe vault takes the cluster's default StorageClass: with atRest Required it must be known to encrypt.",
+            "\nThe vault takes the DataEmbassy's embassy.storageClassName: with atRest Required it must be known to encrypt.",
         );
     }
     text

@@ -39,7 +39,8 @@ pub struct PairArgs {
     /// PodSecurity level that the embassy's namespace enforces [default: restricted].
     #[arg(long, value_parser = ["restricted", "baseline", "privileged"])]
     pub pod_security: Option<String>,
-    /// StorageClass of the vault; it must be known to encrypt (default: the cluster's default class).
+    /// StorageClass of the vault; it must be known to encrypt (default: the first DataEmbassy's
+    /// embassy.storageClassName).
     #[arg(long)]
     pub vault_storage_class: Option<String>,
     /// Size of the vault's volume.

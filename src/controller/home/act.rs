@@ -7,7 +7,7 @@ use super::plan::{Answer, Plan, Step, begun, busy, run_name, whole_second};
 use super::remote::Remote;
 use super::select;
 use crate::api::embassy::RunStatus;
-use crate::api::names::{PASSWORD_KEY, vault_client_secret};
+use crate::api::names::{repository_secret as secret_name, vault_client_secret};
 use crate::api::policy::CopyMethod;
 use crate::api::request::{EmbassyRequest, EmbassyRequestStatus, RequestState};
 use crate::controller::Context;
@@ -40,12 +40,44 @@ pub enum ActError {
     /// The observation lacks what the plan made sure of.
     #[error("{0} is not known; the next turn reads again")]
     Missing(&'static str),
+    /// A password is gone that the embassy may hold alone.
+    #[error(
+        "Secret {0} with a repository's password is gone: no key is sent until it is restored, because that would \
+         take the embassy's away"
+    )]
+    PasswordMissing(String),
     /// No randomness.
     #[error("the system gives no random bytes")]
     Random(#[source] rand::Error),
 }
 
 impl ActError {
+    /// What the API server said, if it refused.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        let source = match self {
+            Self::Apply(ApplyError::Api { source, .. }) | Self::Read { source, .. } => source,
+            _ => return None,
+        };
+        match source.as_ref() {
+            kube::Error::Api(status) => Some(&status.message),
+            _ => None,
+        }
+    }
+
+    /// A right is missing. Quotas and webhooks refuse with the same code, and no pairing mends those.
+    #[must_use]
+    pub fn lacks_right(&self) -> bool {
+        self.code() == Some(403) && self.refusal().is_some_and(|words| words.contains(" cannot "))
+    }
+
+    /// The same request would be refused again: the run is over.
+    #[must_use]
+    pub fn ends_run(&self) -> bool {
+        matches!(self, Self::Manifests(_))
+            || self.code().is_some_and(|code| (400..500).contains(&code) && !matches!(code, 408 | 409 | 429))
+    }
+
     /// HTTP status of a refusal.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
@@ -60,12 +92,12 @@ impl ActError {
     }
 }
 
-/// Makes the repository's password unless it is there.
+/// Makes the repository's password unless there is one, or a copy that was made with one.
 ///
 /// # Errors
 /// [`ActError`].
 pub async fn repository_secret(seen: &Observation, pair: &str, context: &Context) -> Result<(), ActError> {
-    if seen.repository_secret {
+    if !seen.may_make_password() {
         return Ok(());
     }
     let mut random = [0_u8; 32];
@@ -112,7 +144,7 @@ pub async fn passwords(
     use crate::api::names::{ANNOTATION_PAIR, COMPONENT_REPOSITORY, LABEL_COMPONENT, LABEL_EMBASSY};
     use kube::ResourceExt as _;
     let api: Api<Secret> = Api::namespaced(context.client.clone(), seen.namespace());
-    let kubeconfig = seen.object.spec.embassy.kubeconfig_secret_ref.name.as_str();
+    let mates = secrets::pair_mates(seen);
     let labels = format!("{LABEL_COMPONENT}={COMPONENT_REPOSITORY}");
     let list = api.list(&kube::api::ListParams::default().labels(&labels)).await;
     let list = list.map_err(|e| ActError::Read { what: "the repository Secrets", source: Box::new(e) })?;
@@ -121,12 +153,27 @@ pub async fn passwords(
         // A rebuilt home pairs anew, and its Secrets still name the old pair: whoever uses this
         // pair's kubeconfig counts too, or one DataEmbassy would take the others' keys away.
         let ours = secret.annotations().get(ANNOTATION_PAIR).is_some_and(|p| p == pair)
-            || name == seen.name()
-            || seen.siblings.iter().any(|s| s.name == name && s.kubeconfig == kubeconfig);
-        let password = secret.data?.remove(PASSWORD_KEY)?.0;
+            || mates.contains(&name.as_str());
+        let password = secrets::password(&secret)?.to_vec();
         ours.then_some((name, password))
     });
-    Ok(found.collect())
+    let mut found: BTreeMap<String, Vec<u8>> = found.collect();
+    for name in mates {
+        // A Secret that a person restored may lack our labels.
+        if !found.contains_key(name)
+            && let Some(secret) = api
+                .get_opt(&secret_name(name))
+                .await
+                .map_err(|e| ActError::Read { what: "a repository Secret", source: Box::new(e) })?
+            && let Some(password) = secrets::password(&secret)
+        {
+            found.insert(name.to_owned(), password.to_vec());
+        }
+    }
+    match secrets::lost(seen, &found) {
+        Some(secret) => Err(ActError::PasswordMissing(secret)),
+        None => Ok(found),
+    }
 }
 
 /// Deletes what no run needs.
@@ -205,7 +252,7 @@ pub async fn step(seen: &Observation, step: &Step, context: &Context) -> Result<
 }
 
 /// The run with what it waits for, if that is news.
-fn told(run: RunStatus, message: Option<String>) -> Option<RunStatus> {
+pub(super) fn told(run: RunStatus, message: Option<String>) -> Option<RunStatus> {
     (run.message != message).then_some(RunStatus { message, ..run })
 }
 
@@ -302,4 +349,36 @@ async fn mounts(
         mounts.insert(claim.name.clone(), mounted);
     }
     Ok(mounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: u16, message: &str) -> ActError {
+        let status =
+            kube::core::Status { code, message: message.to_owned(), ..kube::core::Status::default() };
+        ActError::Read { what: "x", source: Box::new(kube::Error::Api(Box::new(status))) }
+    }
+
+    #[test]
+    fn a_refusal_ends_the_run_and_only_a_missing_right_is_mended_by_pairing() {
+        let rbac =
+            "jobs.batch is forbidden: User \"x\" cannot create resource \"jobs\" in API group \"batch\"";
+        for (code, message, ends, lacks) in [
+            (403, rbac, true, true),
+            (403, "pods \"x\" is forbidden: exceeded quota: q, requested: pods=1", true, false),
+            (403, "admission webhook \"w\" denied the request: no", true, false),
+            (422, "invalid", true, false),
+            (404, "not found", true, false),
+            (409, "conflict", false, false),
+            (429, "too many requests", false, false),
+            (500, "failed calling webhook", false, false),
+        ] {
+            let error = refused(code, message);
+            assert_eq!((error.ends_run(), error.lacks_right()), (ends, lacks), "{code} {message}");
+            assert_eq!(error.refusal(), Some(message));
+        }
+        assert!(!ActError::Missing("x").ends_run());
+    }
 }

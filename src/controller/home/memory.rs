@@ -25,6 +25,8 @@ const REWRITE_MISSING: Duration = Duration::from_secs(30);
 pub struct HomeMemory {
     pairs: Arc<Mutex<BTreeMap<String, Known>>>,
     keys: Arc<Mutex<BTreeMap<String, (String, Boot)>>>,
+    /// DataEmbassy (`namespace/name`) -> the pair that it acted on last.
+    acting: Arc<Mutex<BTreeMap<String, String>>>,
     /// Held while movers are counted and one is started.
     pub(super) starting: Arc<tokio::sync::Mutex<()>>,
     /// Held while passwords are read and written, so that an older map never follows a newer one.
@@ -78,6 +80,16 @@ impl HomeMemory {
         lock(&self.pairs).get(key).map(|k| (k.record.clone(), k.client.clone()))
     }
 
+    /// Notes the pair that a DataEmbassy acts on; returns another one that it acted on before.
+    #[must_use]
+    pub fn acts_on(&self, embassy: &str, pair: &str) -> Option<String> {
+        let mut acting = lock(&self.acting);
+        if acting.len() >= MAX_PAIRS {
+            acting.clear();
+        }
+        acting.insert(embassy.to_owned(), pair.to_owned()).filter(|old| old != pair)
+    }
+
     /// True if the keys of a pair have to be written: they changed, it was long ago, or the embassy
     /// says that one is missing.
     #[must_use]
@@ -116,6 +128,16 @@ async fn open(secret: &Secret) -> Result<(PairRecord, Client), Pairing> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_pair_is_noticed_once() {
+        let memory = HomeMemory::default();
+        assert_eq!(memory.acts_on("n/x", "old"), None);
+        assert_eq!(memory.acts_on("n/x", "old"), None);
+        assert_eq!(memory.acts_on("n/y", "new"), None);
+        assert_eq!(memory.acts_on("n/x", "new").as_deref(), Some("old"));
+        assert_eq!(memory.acts_on("n/x", "new"), None);
+    }
 
     #[test]
     fn keys_are_written_when_they_change_and_again_after_a_while() {

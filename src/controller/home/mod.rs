@@ -5,7 +5,9 @@
 //! objects of `build`; `status` tells what came of it.
 
 pub mod act;
+pub mod arbiter;
 pub mod build;
+mod delete;
 pub mod fence;
 pub mod gather;
 mod memory;
@@ -14,9 +16,11 @@ pub mod observe;
 pub mod plan;
 pub mod read;
 pub mod remote;
+pub mod requests;
 pub mod retire;
 pub mod select;
 pub mod status;
+mod tell;
 #[cfg(test)]
 mod testing;
 mod turn;
@@ -58,15 +62,14 @@ pub enum HomeError {
 /// # Errors
 /// [`HomeError`]; what could be written to the status was written before.
 pub async fn reconcile(object: &DataEmbassy, context: &Context) -> Result<Action, HomeError> {
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    match Box::pin(turn::turn(&namespace, &name, context)).await {
+    match Box::pin(turn::turn(object, context)).await {
         Ok(action) => Ok(action),
         // Someone else wrote meanwhile: what was decided is void, and nothing is lost.
         Err(HomeError::Apply(error)) if error.is_conflict() => {
             Ok(Action::requeue(Duration::from_millis(200)))
         }
         Err(HomeError::Observe(error)) if error.forbidden() => {
-            turn::forbidden(object, &error, context).await;
+            tell::forbidden(object, &error, context).await;
             Err(HomeError::Observe(error))
         }
         Err(error) => Err(error),
@@ -91,7 +94,7 @@ fn keep_fence(seen: &Observation, pair: &str, context: &Context) {
         namespace: seen.namespace().to_owned(),
         name: seen.name().to_owned(),
         pair: pair.to_owned(),
-        arbiter: seen.object.spec.embassy.arbiter,
+        arbiter: arbiter::in_force(seen),
         high_water,
         members: Members {
             claims: claims.into_iter().map(|c| c.name.clone()).collect(),
@@ -101,13 +104,29 @@ fn keep_fence(seen: &Observation, pair: &str, context: &Context) {
     context.fences.ensure(&key(seen), target, &context.ledgers, &context.applier);
 }
 
-/// Ends what [`keep_beat`] and [`keep_fence`] began.
-fn forget_ledger(seen: &Observation, context: &Context) {
-    let pair = seen.pairing.record().map(|p| p.id.clone()).or_else(|| seen.status().pair);
-    if let Some(pair) = pair {
-        context.ledgers.forget_home(&pair, seen.name());
+/// After pairing anew: what belonged to the old pair ends, in every replica. Its fence too: without
+/// the old beat it would stop a healthy home.
+fn settle_pair(seen: &mut Observation, context: &Context) {
+    let forgotten = seen.forget_old_pair();
+    let acted = seen.paired().and_then(|pair| context.home.acts_on(&key(seen), &pair.id));
+    let old: Vec<String> = forgotten.into_iter().chain(acted).collect();
+    for pair in &old {
+        context.ledgers.forget_home(pair, seen.name());
     }
-    context.fences.forget(&key(seen));
+    if !old.is_empty() {
+        context.fences.forget(&key(seen));
+    }
+}
+
+/// Ends what [`keep_beat`] and [`keep_fence`] began. `pair` is the pair as found, which may be
+/// newer than the status.
+fn forget(object: &DataEmbassy, pair: Option<&str>, context: &Context) {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let old = object.status.as_ref().and_then(|s| s.pair.as_deref());
+    for pair in pair.into_iter().chain(old) {
+        context.ledgers.forget_home(pair, &name);
+    }
+    context.fences.forget(&format!("{namespace}/{name}"));
 }
 
 fn key(seen: &Observation) -> String {
@@ -123,7 +142,7 @@ fn writ(seen: &Observation, pair: &PairRecord, context: &Context) -> WritView {
     let view = context.ledgers.home(&pair.id);
     let writ = view.ledger.as_ref().and_then(|l| l.writs.get(seen.name()));
     let evidence = HomeEvidence {
-        arbiter: seen.object.spec.embassy.arbiter,
+        arbiter: arbiter::in_force(seen),
         high_water: high_water(seen),
         writ,
         read: view.ledger.is_some(),
@@ -131,6 +150,7 @@ fn writ(seen: &Observation, pair: &PairRecord, context: &Context) -> WritView {
         asked: view.turns > 0,
     };
     WritView {
+        read: view.ledger.is_some(),
         epoch: writ.map(|w| w.epoch),
         right: match home_right(&evidence, boottime()) {
             HomeRight::Granted(_) => Right::Granted,

@@ -1,11 +1,11 @@
 //! What one turn at home knows: read once, serialisable, without a secret in it, so that an
 //! incident in the field can be turned into a test.
 
-use crate::api::embassy::{DataEmbassySpec, DataEmbassyStatus, ServicesSpec, VolumesSpec};
+use crate::api::embassy::{Arbiter, DataEmbassySpec, DataEmbassyStatus, ServicesSpec, VolumesSpec};
 use crate::api::pair::PairRecord;
 use crate::api::policy::ReplicaPolicySpec;
 use crate::api::report::MoverReport;
-use crate::api::request::RequestState;
+use crate::api::request::{RequestState, Verb};
 use crate::api::{DataEmbassy, ReplicaPolicy};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Toleration;
@@ -31,7 +31,7 @@ pub struct Observation {
     pub services: Vec<Labelled>,
     /// The namespace's other DataEmbassies.
     pub siblings: Vec<Sibling>,
-    /// Requests for a dispatch of this DataEmbassy.
+    /// Requests for this DataEmbassy.
     pub requests: Vec<Request>,
     /// This DataEmbassy's backup Jobs.
     pub jobs: Vec<MoverJob>,
@@ -47,6 +47,9 @@ pub struct Observation {
     pub writ: WritView,
     /// The other side.
     pub embassy: Embassy,
+    /// Some reads were refused, because the namespace goes away with the operator's rights in it.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// The pair, or why there is none.
@@ -158,13 +161,17 @@ pub struct Sibling {
     pub services: Option<ServicesSpec>,
     /// Its kubeconfig Secret: the same one means the same pair.
     pub kubeconfig: String,
+    /// A dispatch of it was committed.
+    pub copied: bool,
 }
 
-/// An EmbassyRequest with the verb Sync.
+/// An EmbassyRequest for this DataEmbassy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// Its name.
     pub name: String,
+    /// What is asked for.
+    pub verb: Verb,
     /// Its token.
     pub token: String,
     /// When it was created.
@@ -195,6 +202,12 @@ pub struct MoverJob {
     pub last_words: Option<String>,
     /// Why the pod does not start.
     pub waiting: Option<String>,
+    /// When the Job was made.
+    pub created: Option<Timestamp>,
+    /// It has a pod.
+    pub pod: bool,
+    /// A pod of it runs or ran.
+    pub started: bool,
 }
 
 impl MoverJob {
@@ -243,6 +256,8 @@ pub struct Temporary {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WritView {
+    /// This process has read the ledger, whatever it held.
+    pub read: bool,
     /// The writ's epoch as last seen by this process.
     pub epoch: Option<u64>,
     /// Home may write.
@@ -346,6 +361,68 @@ impl Observation {
     #[must_use]
     pub fn status(&self) -> DataEmbassyStatus {
         self.object.status.clone().unwrap_or_default()
+    }
+
+    /// The pair, if this DataEmbassy may act on it: for these two namespaces, and the one that the
+    /// status speaks of.
+    #[must_use]
+    pub fn paired(&self) -> Option<&PairRecord> {
+        let old = self.status().pair;
+        self.for_us().filter(|p| old.is_none_or(|old| old == p.id))
+    }
+
+    fn for_us(&self) -> Option<&PairRecord> {
+        let ours = |p: &&PairRecord| {
+            p.home_namespace == self.namespace() && p.embassy_namespace == self.object.spec.embassy.namespace
+        };
+        self.pairing.record().filter(ours)
+    }
+
+    /// After pairing anew: drops what the status says of the old pair, whose epochs, dispatches and
+    /// runs mean nothing to the new one. Returns the old pair's id. An odd epoch is never dropped:
+    /// the old embassy may still serve.
+    pub fn forget_old_pair(&mut self) -> Option<String> {
+        let id = self.for_us()?.id.clone();
+        let status = self.object.status.as_mut()?;
+        let old = status.pair.clone().filter(|old| *old != id)?;
+        if status.epoch.is_some_and(|epoch| epoch % 2 != 0) {
+            return None;
+        }
+        (status.pair, status.epoch, status.arbiter) = (None, None, None);
+        (status.last_dispatch, status.run) = (None, None);
+        Some(old)
+    }
+
+    /// A dispatch was committed, as far as either site knows: the copy can be read with this one
+    /// password and no other.
+    #[must_use]
+    pub fn copied(&self) -> bool {
+        let theirs = self.embassy.mirror.as_ref().map(|m| &m.status);
+        self.status().last_dispatch.is_some()
+            || theirs.is_some_and(|s| {
+                s.received_sequence.is_some_and(|n| n > 0)
+                    || s.last_dispatch.as_ref().is_some_and(|d| d.sequence > 0)
+            })
+    }
+
+    /// A password may be made: none is there, and the embassy has just said that nothing is
+    /// encrypted with one that was lost.
+    #[must_use]
+    pub fn may_make_password(&self) -> bool {
+        !self.repository_secret && self.embassy.reach == Reach::Reached && !self.copied()
+    }
+
+    /// Home may write the mirror: the writ is home's, as read by this process (a DataEmbassy that
+    /// was made anew knows nothing of the one before it), and the arbiter that it will tell is in
+    /// force here already.
+    #[must_use]
+    pub fn may_mirror(&self) -> bool {
+        let status = self.status();
+        let known = self.writ.epoch.is_some() || self.writ.read;
+        let odd = self.writ.odd() || status.epoch.is_some_and(|e| e % 2 != 0);
+        let fenced_first =
+            self.object.spec.embassy.arbiter == Arbiter::Home || status.arbiter == Some(Arbiter::Embassy);
+        known && !odd && fenced_first
     }
 
     /// Name of the DataEmbassy.

@@ -10,14 +10,16 @@ use crate::api::names::{
     COMPONENT_BACKUP, COMPONENT_CUT, LABEL_COMPONENT, LABEL_EMBASSY, LABEL_MANAGED_BY, MANAGER,
     repository_secret,
 };
-use crate::api::request::{EmbassyRequest, Verb};
+use crate::api::request::EmbassyRequest;
 use crate::api::{DataEmbassy, ReplicaPolicy};
 use crate::controller::home::build::cut::snapshot_api;
+use crate::controller::home::build::secrets;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Bound of all reads of a turn at home.
@@ -66,13 +68,53 @@ pub async fn observe(
     name: &str,
     now: jiff::Timestamp,
 ) -> Result<Option<Observation>, ObserveError> {
-    let reads = Reader { client, namespace };
+    let reads = Reader { client, namespace, leaving: false, refused: AtomicBool::new(false) };
     tokio::time::timeout(READS, reads.all(name, now)).await.unwrap_or(Err(ObserveError::Timeout))
+}
+
+/// The same for a DataEmbassy that is being deleted, perhaps with its namespace: then the operator's
+/// RoleBinding may be gone already, and what may not be read counts as gone too. Only the
+/// DataEmbassy itself must be readable, which the ClusterRole allows.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn leaving(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    now: jiff::Timestamp,
+) -> Result<Option<Observation>, ObserveError> {
+    let reads = Reader { client, namespace, leaving: true, refused: AtomicBool::new(false) };
+    tokio::time::timeout(READS, reads.all(name, now)).await.unwrap_or(Err(ObserveError::Timeout))
+}
+
+/// The DataEmbassy alone.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn object(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<DataEmbassy>, ObserveError> {
+    let reads = Reader { client, namespace, leaving: false, refused: AtomicBool::new(false) };
+    let read = reads.get::<DataEmbassy>("the DataEmbassy", name);
+    tokio::time::timeout(READS, read).await.unwrap_or(Err(ObserveError::Timeout))
+}
+
+/// True if the API server says that there is no right, or no such thing.
+#[must_use]
+pub fn refused(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 403 | 404))
 }
 
 struct Reader<'a> {
     client: &'a Client,
     namespace: &'a str,
+    /// A refusal means gone.
+    leaving: bool,
+    /// There was one.
+    refused: AtomicBool,
 }
 
 impl Reader<'_> {
@@ -125,10 +167,11 @@ impl Reader<'_> {
             jobs: jobs.iter().map(|job| read::job(job, &pods)).collect(),
             temporaries,
             snapshots_supported: snapshots.is_some(),
-            repository_secret: repository.is_some(),
+            repository_secret: repository.is_some_and(|s| secrets::password(&s).is_some()),
             running_movers,
             writ: WritView::default(),
             embassy: Embassy::default(),
+            partial: self.refused.load(Ordering::Relaxed),
             object,
         }))
     }
@@ -138,7 +181,11 @@ impl Reader<'_> {
         K: crate::controller::apply::Child,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
-        api.list(params).await.map(|list| list.items).map_err(|e| self.error(what, e))
+        match api.list(params).await {
+            Ok(list) => Ok(list.items),
+            Err(error) if self.gone(&error) => Ok(vec![]),
+            Err(error) => Err(self.error(what, error)),
+        }
     }
 
     async fn get<K>(&self, what: &'static str, name: &str) -> Result<Option<K>, ObserveError>
@@ -146,7 +193,16 @@ impl Reader<'_> {
         K: crate::controller::apply::Child,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
-        api.get_opt(name).await.map_err(|e| self.error(what, e))
+        match api.get_opt(name).await {
+            Err(error) if self.gone(&error) => Ok(None),
+            other => other.map_err(|e| self.error(what, e)),
+        }
+    }
+
+    fn gone(&self, error: &kube::Error) -> bool {
+        let gone = self.leaving && refused(error);
+        self.refused.fetch_or(gone, Ordering::Relaxed);
+        gone
     }
 
     /// `None` if this cluster knows no snapshots.
@@ -156,6 +212,7 @@ impl Reader<'_> {
         match api.list(params).await {
             Ok(list) => Ok(Some(list.items)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) if self.gone(&error) => Ok(None),
             Err(error) => Err(self.error("VolumeSnapshots", error)),
         }
     }
@@ -194,16 +251,60 @@ fn sibling(object: &DataEmbassy) -> Sibling {
         volumes: object.spec.volumes.clone(),
         services: object.spec.services.clone(),
         kubeconfig: object.spec.embassy.kubeconfig_secret_ref.name.clone(),
+        copied: object.status.as_ref().is_some_and(|s| s.last_dispatch.is_some()),
     }
 }
 
 fn request(object: &EmbassyRequest, target: &str) -> Option<Request> {
     let spec = &object.spec;
-    (spec.verb == Verb::Sync && spec.target == target).then(|| Request {
+    (spec.target == target).then(|| Request {
         name: object.name_any(),
+        verb: spec.verb,
         token: spec.token.clone(),
         created: object.metadata.creation_timestamp.as_ref().map(|t| t.0),
         state: object.status.as_ref().and_then(|s| s.state),
         message: object.status.as_ref().and_then(|s| s.message.clone()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use kube::client::Body;
+
+    /// An API server of a namespace that goes away: the RoleBinding is gone, the ClusterRole is not.
+    fn terminating() -> Client {
+        Client::new(
+            tower::service_fn(|request: http::Request<Body>| {
+                let path = request.uri().path().to_owned();
+                let (code, body) = if path.ends_with("/dataembassies/register") {
+                    let object = super::super::testing::observation().object;
+                    (200, serde_json::to_vec(&object).unwrap())
+                } else if path.contains("/dataembassy.io/") || path == "/apis/batch/v1/jobs" {
+                    (200, br#"{"metadata": {}, "items": []}"#.to_vec())
+                } else {
+                    let refusal = serde_json::json!({
+                        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                        "message": "forbidden", "reason": "Forbidden", "code": 403,
+                    });
+                    (403, refusal.to_string().into_bytes())
+                };
+                let answer = http::Response::builder().status(code).body(Body::from(body));
+                async move { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
+            }),
+            "default",
+        )
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_goes_away_takes_the_rights_and_a_deletion_goes_on() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let usual = observe(&terminating(), "registers", "register", now).await;
+        assert!(usual.unwrap_err().forbidden());
+        let seen = leaving(&terminating(), "registers", "register", now).await.unwrap().unwrap();
+        assert!(seen.partial && seen.claims.is_empty() && seen.object.status.is_some());
+        let object = object(&terminating(), "registers", "register").await.unwrap();
+        assert_eq!(object, Some(seen.object));
+    }
 }

@@ -5,14 +5,14 @@
 //! so a crash at any point leads back here with all that is needed. Children are read *before* the
 //! status (see `observe.rs`): what belongs to no run that the status knows is a leftover.
 
-use super::observation::{MoverJob, Observation, Request, Right, Temporary, TemporaryKind};
-use super::select;
+use super::observation::{MoverJob, Observation, Right, Temporary, TemporaryKind};
+pub use super::requests::Answer;
 use super::validate::Problem;
+use super::{requests, select};
 use crate::api::embassy::{DispatchStatus, RunState, RunStatus};
 use crate::api::names::child;
 use crate::api::policy::{CopyMethod, SyncSpec};
 use crate::api::report::{MoverReason, MoverReport};
-use crate::api::request::RequestState;
 use crate::domain::schedule::{Clockwork, after, backoff, elapsed, jitter};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -27,6 +27,12 @@ const CUT_WINDOW: Duration = Duration::from_secs(60);
 const SNAPSHOT_ERROR_AFTER: Duration = Duration::from_secs(60);
 /// How long the Job of a failed run is kept for its log.
 const KEEP_FAILED: Duration = Duration::from_secs(900);
+/// Longest wait for the mover's Job to be made after its cut; it may wait for others to end.
+const START_WITHIN: Duration = Duration::from_secs(1800);
+/// Longest wait for the mover's pod to run.
+const POD_TIMEOUT: Duration = Duration::from_secs(600);
+/// A pod that runs by then needs no explanation.
+const POD_SLOW: Duration = Duration::from_secs(15);
 /// Longest wait for snapshots.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(900);
 
@@ -85,17 +91,6 @@ pub struct Ending {
     pub failure: Option<(String, String)>,
 }
 
-/// An answer to a request.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
-    /// The request.
-    pub name: String,
-    /// Where it stands now.
-    pub state: RequestState,
-    /// Why.
-    pub message: String,
-}
-
 /// Name of a run and of its Job: the start tells tries apart.
 #[must_use]
 pub fn run_name(embassy: &str, start: Timestamp) -> String {
@@ -116,23 +111,26 @@ pub fn plan(seen: &Observation, problems: &[Problem]) -> Plan {
     let keep_temporary = keep.as_deref().filter(|_| !ended);
     let stale = |t: &&Temporary| !t.deleting && Some(t.run.as_str()) != keep_temporary;
     Plan {
-        answers: answers(seen),
+        answers: requests::answers(seen),
         leftovers: seen.temporaries.iter().filter(stale).cloned().collect(),
-        old_jobs: old_jobs(seen, run.as_ref()),
+        old_jobs: old_jobs(seen, run.as_ref(), ended),
         step,
     }
 }
 
 /// Jobs that are over. A pod that has ended still holds its claims, so a Job goes as soon as its
-/// word is in the status; a failed one stays a while for its log.
-fn old_jobs(seen: &Observation, run: Option<&RunStatus>) -> Vec<(String, String)> {
+/// word is in the status; a failed one stays a while for its log. One that has not ended goes with
+/// its run, or it would come late and in the next one's way.
+fn old_jobs(seen: &Observation, run: Option<&RunStatus>, ending: bool) -> Vec<(String, String)> {
+    let active = run.is_some_and(|r| r.state == Some(RunState::Running)) && !ending;
     let needed = run.filter(|r| match (r.state, &r.completion_time) {
         (Some(RunState::Succeeded), _) => false,
         (Some(RunState::Failed), Some(end)) => elapsed(end.0, seen.now) < KEEP_FAILED,
         _ => true,
     });
     let last = needed.and_then(|r| r.start_time.as_ref()).map(|t| run_name(seen.name(), t.0));
-    let old = seen.jobs.iter().filter(|j| !j.deleting && Some(&j.name) != last.as_ref());
+    let stays = |j: &&MoverJob| Some(&j.name) == last.as_ref() && (active || j.ended());
+    let old = seen.jobs.iter().filter(|j| !j.deleting && !stays(j));
     old.map(|j| (j.name.clone(), j.uid.clone())).collect()
 }
 
@@ -143,7 +141,7 @@ fn running(seen: &Observation, problems: &[Problem], run: &RunStatus) -> Step {
     };
     let name = run_name(seen.name(), begun.0);
     if let Some(job) = seen.jobs.iter().find(|j| j.name == name) {
-        return mover(job);
+        return mover(job, seen.now);
     }
     if run.job.is_some() {
         return failed("MoverLost", "the Job is gone before it ended; the dispatch is tried again");
@@ -156,23 +154,27 @@ fn running(seen: &Observation, problems: &[Problem], run: &RunStatus) -> Step {
     }
     let age = run.cut_time.as_ref().map_or(Duration::MAX, |t| elapsed(t.0, seen.now));
     match seen.policy().map(|p| p.sync.copy_method) {
-        Some(CopyMethod::Direct) => start(seen, age),
-        Some(CopyMethod::Snapshot) => cut(seen, &name, age),
+        Some(CopyMethod::Direct) => start(seen, run, age),
+        Some(CopyMethod::Snapshot) => cut(seen, run, &name, age),
         None => failed("PolicyNotFound", "the ReplicaPolicy is gone; create it again"),
     }
 }
 
 /// Starts the mover unless the way to the vault is gone meanwhile; an operator that was just
 /// restarted first has to hear from the embassy again.
-fn start(seen: &Observation, age: Duration) -> Step {
+fn start(seen: &Observation, run: &RunStatus, age: Duration) -> Step {
     match gate(seen) {
+        None if age > START_WITHIN => {
+            let why = run.message.as_deref().unwrap_or("the API server did not take it");
+            failed("MoverNotStarted", &format!("the mover's Job could not be made: {why}; it is cut anew"))
+        }
         None => Step::StartMover,
         Some((_, message)) if age <= CUT_WINDOW => Step::AwaitCut(message),
         Some((reason, message)) => failed(reason, &message),
     }
 }
 
-fn cut(seen: &Observation, name: &str, age: Duration) -> Step {
+fn cut(seen: &Observation, run: &RunStatus, name: &str, age: Duration) -> Step {
     let claims = select::claims(&seen.object.spec.volumes, &seen.claims);
     let made: Vec<&Temporary> = seen
         .temporaries
@@ -181,6 +183,11 @@ fn cut(seen: &Observation, name: &str, age: Duration) -> Step {
         .collect();
     if claims.iter().any(|c| !made.iter().any(|t| t.source == c.name)) {
         return match made.is_empty() {
+            // Once: an operator that was restarted goes on; what fails again and again must be seen.
+            true if age > RECUT_AFTER && run.cut_time != run.start_time => {
+                let why = run.message.as_deref().unwrap_or("the API server did not take them");
+                failed("CutNotMade", &format!("no snapshot could be made: {why}; it is tried again"))
+            }
             true if age > RECUT_AFTER => Step::Recut,
             false if age > CUT_WINDOW => failed(
                 "CutInterrupted",
@@ -198,7 +205,7 @@ fn cut(seen: &Observation, name: &str, age: Duration) -> Step {
     }
     let waiting: Vec<&str> = made.iter().filter(|t| !t.ready).map(|t| t.source.as_str()).collect();
     if waiting.is_empty() {
-        return start(seen, age);
+        return start(seen, run, age);
     }
     let waiting = waiting.join(", ");
     if age > SNAPSHOT_TIMEOUT {
@@ -212,12 +219,12 @@ fn cut(seen: &Observation, name: &str, age: Duration) -> Step {
     Step::AwaitCut(format!("waiting for the snapshots of {waiting}{why}"))
 }
 
-fn mover(job: &MoverJob) -> Step {
+fn mover(job: &MoverJob, now: Timestamp) -> Step {
     if !job.ended() {
         if job.deleting {
             return failed("MoverLost", "the Job was deleted before it ended; the dispatch is tried again");
         }
-        return Step::AwaitMover(job.waiting.clone());
+        return starting(job, now);
     }
     let Some(report) = job.report.clone() else {
         let words = job.last_words.as_deref().unwrap_or("its pod is gone");
@@ -237,9 +244,42 @@ fn mover(job: &MoverJob) -> Step {
     Step::End(Box::new(Ending { report: Some(report), failure: Some((reason, message)) }))
 }
 
+/// A Job that has not ended. Its deadline is a day: one whose pod cannot run is given up long before.
+fn starting(job: &MoverJob, now: Timestamp) -> Step {
+    let age = job.created.map_or(Duration::ZERO, |t| elapsed(t, now));
+    if job.started || age < POD_SLOW {
+        return Step::AwaitMover(job.waiting.clone());
+    }
+    let cause = job.waiting.clone().unwrap_or_else(|| match job.pod {
+        true => format!(
+            "its pod waits for a node or for its volumes; see the events in `kubectl describe pod -l job-name={}`",
+            job.name
+        ),
+        false => format!(
+            "no pod was created: a quota, the namespace's PodSecurity level or a webhook refuses it; see `kubectl \
+             describe job {}`",
+            job.name
+        ),
+    });
+    if age < POD_TIMEOUT {
+        return Step::AwaitMover(Some(cause));
+    }
+    let minutes = POD_TIMEOUT.as_secs() / 60;
+    let message =
+        format!("the mover has not run within {minutes} min: {cause}; mend that, it is tried again");
+    failed("MoverNotStarted", &message)
+}
+
 /// The mover's message, with what the operator's user can do about it.
 fn mend(report: &MoverReport) -> String {
     let hint = match report.reason {
+        Some(MoverReason::VaultUnreachable) => {
+            "see the network between the sites, status.vault.address of the mirror, and Deployment embassy-vault in the \
+             embassy; it is tried again"
+        }
+        Some(MoverReason::VaultRefused) => {
+            "see the log of Deployment embassy-vault in the embassy; it is tried again"
+        }
         Some(MoverReason::VaultFull) => "raise vault.quota or the vault's volume at the embassy",
         Some(MoverReason::EpochRefused) => {
             "the embassy holds the writ or the ledger was changed; it is tried again"
@@ -331,7 +371,7 @@ fn due(seen: &Observation, sync: &SyncSpec) -> Due {
     let retry_at = retry.and_then(|r| r.next_attempt.as_ref()).map_or(Timestamp::MIN, |t| t.0);
     let attempt_of =
         |trigger: &str| retry.filter(|r| r.trigger == trigger).map_or(1, |r| r.attempt.saturating_add(1));
-    if let Some(request) = pending(seen).next() {
+    if let Some(request) = requests::pending(seen).next() {
         let trigger = format!("request/{}", request.name);
         let attempt = attempt_of(&trigger);
         if attempt > 1 && seen.now < retry_at {
@@ -377,58 +417,6 @@ fn scheduled(seen: &Observation, sync: &SyncSpec, last: Option<Timestamp>) -> Du
     match clockwork.latest(back(last).max(done.unwrap_or(Timestamp::MIN)), back(seen.now)) {
         Some(time) => now_for(time),
         None => clockwork.next(back(seen.now)).map_or(Due::Never, |t| Due::At(after(t, late))),
-    }
-}
-
-/// Requests that still wait, the oldest first.
-fn pending(seen: &Observation) -> impl Iterator<Item = &Request> {
-    let done = |r: &&Request| matches!(r.state, Some(RequestState::Completed | RequestState::Refused));
-    let mut waiting: Vec<&Request> = seen
-        .requests
-        .iter()
-        .filter(|r| !done(r) && answer(seen, r).state == RequestState::Accepted)
-        .collect();
-    waiting.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
-    waiting.into_iter()
-}
-
-fn answers(seen: &Observation) -> Vec<Answer> {
-    let open = |r: &&Request| !matches!(r.state, Some(RequestState::Completed | RequestState::Refused));
-    seen.requests
-        .iter()
-        .filter(open)
-        .map(|r| (r, answer(seen, r)))
-        .filter(|(r, a)| r.state != Some(a.state) || r.message.as_deref() != Some(&a.message))
-        .map(|(_, a)| a)
-        .collect()
-}
-
-/// The answer to one open request, from what is known now.
-fn answer(seen: &Observation, request: &Request) -> Answer {
-    let name = request.name.clone();
-    let say = |state, message: String| Answer { name: name.clone(), state, message };
-    let twin = seen.requests.iter().find(|other| {
-        other.name != request.name
-            && other.token == request.token
-            && other.state == Some(RequestState::Completed)
-    });
-    if let Some(twin) = twin {
-        return say(RequestState::Completed, format!("the same request as {} (same token)", twin.name));
-    }
-    let status = seen.status();
-    let mine = status.run.filter(|r| r.trigger == format!("request/{}", request.name));
-    match mine.as_ref().map(|r| (r.state, r)) {
-        Some((Some(RunState::Succeeded), _)) => {
-            let sequence = status.last_dispatch.map_or(0, |d| d.sequence);
-            say(RequestState::Completed, format!("dispatch {sequence} is committed"))
-        }
-        Some((Some(RunState::Failed), run)) => {
-            let why = run.message.as_deref().unwrap_or_default();
-            let reason = run.reason.as_deref().unwrap_or("Failed");
-            say(RequestState::Accepted, format!("try {} failed: {reason}: {why}", run.attempt))
-        }
-        Some(_) => say(RequestState::Accepted, "the dispatch is being made".to_owned()),
-        None => say(RequestState::Accepted, "waiting for its turn".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@ use super::super::testing::*;
 use super::super::validate::validate;
 use super::*;
 use crate::api::duration::Span;
+use crate::api::request::{RequestState, Verb};
 use crate::controller::home::observation::Request;
 
 const START: &str = "2026-03-01T12:01:30Z";
@@ -28,7 +29,14 @@ fn said(seen: &Observation) -> String {
 }
 
 fn request(name: &str, token: &str, state: Option<RequestState>) -> Request {
-    Request { name: name.into(), token: token.into(), created: Some(at(START)), state, message: None }
+    Request {
+        name: name.into(),
+        verb: Verb::Sync,
+        token: token.into(),
+        created: Some(at(START)),
+        state,
+        message: None,
+    }
 }
 
 #[test]
@@ -145,6 +153,16 @@ fn the_way_of_a_cut() {
     assert_eq!(said(&seen), "Cut");
     seen.now = at("2026-03-01T12:02:01Z");
     assert_eq!(said(&seen), "Recut", "nothing was cut for half a minute: the time would be too old");
+    // Once only: what cannot be cut twice is a failed try, with its back-off and its Event.
+    let cut = |seen: &mut Observation, at_: &str| {
+        seen.object.status.as_mut().unwrap().run.as_mut().unwrap().cut_time = Some(Time(at(at_)));
+    };
+    cut(&mut seen, "2026-03-01T12:02:01Z");
+    assert_eq!(said(&seen), "Cut");
+    seen.now = at("2026-03-01T12:02:32Z");
+    assert_eq!(said(&seen), "End CutNotMade");
+    cut(&mut seen, START);
+    seen.now = at("2026-03-01T12:02:01Z");
     seen.temporaries = vec![snapshot(START, "data-0", true)];
     assert_eq!(said(&seen), "Cut");
     seen.now = at("2026-03-01T12:02:31Z");
@@ -158,6 +176,8 @@ fn the_way_of_a_cut() {
     assert_eq!(said(&seen), "End SnapshotTimeout");
     seen.temporaries.iter_mut().for_each(|t| t.ready = true);
     assert_eq!(said(&seen), "StartMover");
+    seen.now = at("2026-03-01T12:31:31Z");
+    assert_eq!(said(&seen), "End MoverNotStarted");
     seen.writ.right = Right::Denied("lapsed".into());
     assert_eq!(said(&seen), "End Fenced");
 }
@@ -193,6 +213,43 @@ fn the_ends_of_a_mover() {
     seen.jobs = vec![];
     seen.object.status.as_mut().unwrap().run.as_mut().unwrap().job = Some(name_of(START));
     assert_eq!(said(&seen), "End MoverLost");
+}
+
+#[test]
+fn a_mover_that_cannot_run_is_given_up_with_its_cause() {
+    let mut seen = under_way(START);
+    let waiting = Some("ImagePullBackOff: no such image".to_owned());
+    let stuck = MoverJob { complete: false, failed: None, created: Some(at(START)), ..job(START, None) };
+    let minutes = |n: u64| after(at(START), Duration::from_secs(60 * n));
+    for (job, now, expected, words) in [
+        (stuck.clone(), at(START), "AwaitMover", ""),
+        (stuck.clone(), minutes(1), "AwaitMover", "no pod was created"),
+        (MoverJob { pod: true, ..stuck.clone() }, minutes(1), "AwaitMover", "waits for a node"),
+        (stuck.clone(), minutes(10), "End MoverNotStarted", "no pod was created"),
+        (
+            MoverJob { pod: true, waiting, ..stuck.clone() },
+            minutes(11),
+            "End MoverNotStarted",
+            "no such image",
+        ),
+        (MoverJob { pod: true, started: true, ..stuck.clone() }, minutes(600), "AwaitMover", ""),
+    ] {
+        (seen.jobs, seen.now) = (vec![job], now);
+        assert_eq!(said(&seen), expected);
+        let decided = decide(&seen);
+        let message = match decided.step {
+            Step::AwaitMover(message) => message.unwrap_or_default(),
+            Step::End(ending) => ending.failure.unwrap().1,
+            other => panic!("{other:?}"),
+        };
+        assert!(message.contains(words) && message.is_empty() == words.is_empty(), "{message}");
+        // Its Job goes with it, or it would run late.
+        assert_eq!(decided.old_jobs.len(), usize::from(expected.starts_with("End")));
+    }
+    seen.jobs = vec![stuck];
+    let completion_time = Some(Time(seen.now));
+    set_run(&mut seen, RunStatus { completion_time, ..run("x", START, RunState::Failed) });
+    assert_eq!(decide(&seen).old_jobs.len(), 1, "also if the operator died in between");
 }
 
 #[test]
@@ -252,6 +309,18 @@ fn requests_are_pinned_at_the_start() {
     let decided = decide(&seen);
     assert_eq!(decided.answers.first().unwrap().state, RequestState::Completed);
     assert_eq!(said(&seen), "Idle 2026-03-01T12:05:00Z");
+}
+
+#[test]
+fn what_is_asked_for_at_the_wrong_site_is_refused_and_makes_no_dispatch() {
+    let mut seen = observation();
+    for verb in [Verb::Promote, Verb::Override, Verb::Retire] {
+        seen.requests = vec![Request { verb, ..request("now", "token-1", None) }];
+        let answers = decide(&seen).answers;
+        assert_eq!(answers.first().unwrap().state, RequestState::Refused);
+        assert!(answers.first().unwrap().message.contains("at the embassy"));
+        assert_eq!(said(&seen), "Idle 2026-03-01T12:05:00Z");
+    }
 }
 
 #[test]

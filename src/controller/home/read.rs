@@ -192,12 +192,16 @@ pub fn job(object: &Job, pods: &[Pod]) -> MoverJob {
         deleting: object.metadata.deletion_timestamp.is_some(),
         last_words: text.filter(|_| report.is_none()).map(|t| tail(&t)),
         report,
+        created: object.metadata.creation_timestamp.as_ref().map(|t| t.0),
+        pod: !words.is_empty(),
+        started: words.iter().any(|w| w.started),
         waiting: words.into_iter().find_map(|w| w.waiting),
         name,
     }
 }
 
 struct PodWord {
+    started: bool,
     terminated: Option<String>,
     waiting: Option<String>,
 }
@@ -206,10 +210,13 @@ fn pod_word(pod: &Pod) -> PodWord {
     let status = pod.status.clone().unwrap_or_default();
     let unscheduled =
         status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    let mut word = PodWord { terminated: None, waiting: unscheduled.and_then(|c| c.message.clone()) };
+    let over = matches!(status.phase.as_deref(), Some("Running" | "Succeeded" | "Failed"));
+    let mut word =
+        PodWord { started: over, terminated: None, waiting: unscheduled.and_then(|c| c.message.clone()) };
     // A pod that the kubelet killed (eviction) says why here and has no container status.
     let evicted = status.message.filter(|_| status.phase.as_deref() == Some("Failed"));
     for state in status.container_statuses.into_iter().flatten().filter_map(|c| c.state) {
+        word.started |= state.running.is_some() || state.terminated.is_some();
         if let Some(end) = state.terminated {
             word.terminated = end.message.or(end.reason);
         }

@@ -1,6 +1,7 @@
 //! Reads and writes in the embassy, with home's narrow rights: each bounded in time, and none of
 //! them able to fail a turn. An embassy out of reach is a condition, never an error.
 
+use super::act::ActError;
 use super::build::{mirror, secrets};
 use super::observation::{Embassy, Mirror, MirroredPolicy, Observation, Reach};
 use super::validate::{Problem, Scope};
@@ -19,6 +20,9 @@ use std::time::Duration;
 const READS: Duration = Duration::from_secs(6);
 /// Bound of one write in the embassy.
 const WRITE: Duration = Duration::from_secs(6);
+
+/// What mends an embassy that does not answer.
+pub const REACH_AGAIN: &str = "see the network between the sites, the server's address in the kubeconfig Secret, and the embassy's API server";
 
 /// The embassy as it was read, with the one Secret that home may get there.
 #[derive(Default)]
@@ -147,12 +151,25 @@ fn refused<T: Default>(error: ApplyError) -> Result<T, Problem> {
     if error.is_conflict() {
         return Ok(T::default());
     }
+    let error = ActError::Apply(error);
     let text = chain(&error);
     let (reason, message) = match error.code() {
         Some(400 | 422) if text.contains("unknown field") || text.contains("Unsupported value") => {
             ("EmbassyTooOld", format!("{text}; upgrade the operator in the embassy first, then home's"))
         }
-        Some(400 | 422) => ("MirrorRefused", text),
+        Some(400 | 422) => (
+            "MirrorRefused",
+            format!(
+                "{text}; correct what it names in the DataEmbassy or its policy, or, if home's operator is older than the \
+                 embassy's, upgrade home's"
+            ),
+        ),
+        Some(403) if !error.lacks_right() => (
+            "MirrorRefused",
+            format!(
+                "{text}; a quota or an admission webhook in the embassy refuses it: see that namespace there"
+            ),
+        ),
         Some(401 | 403) => {
             ("Forbidden", format!("{text}; run `kubectl embassy pair` again, it renews home's rights"))
         }
@@ -160,7 +177,7 @@ fn refused<T: Default>(error: ApplyError) -> Result<T, Problem> {
             "EmbassyNotReady",
             format!("{text}; the embassy's operator or its definitions are not there yet"),
         ),
-        _ => ("EmbassyUnreachable", text),
+        _ => ("EmbassyUnreachable", format!("{text}; {REACH_AGAIN}")),
     };
     Err(Problem { scope: Scope::All, reason, message })
 }

@@ -1,8 +1,10 @@
 //! The status at home, computed from what was observed and what was done, errors included. Pure.
 
+use super::arbiter;
 use super::fence::FenceView;
 use super::observation::{Observation, Reach, Right};
 use super::plan::{Plan, Step};
+use super::remote::REACH_AGAIN;
 use super::select;
 use super::validate::Problem;
 use crate::api::conditions::{self, Wanted, types};
@@ -11,6 +13,7 @@ use crate::api::embassy::{
 };
 use crate::api::ledger::Site;
 use crate::domain::schedule::elapsed;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use std::time::Duration;
 
 /// What a turn brought.
@@ -46,14 +49,19 @@ impl Outcome {
 pub fn status(seen: &Observation, plan: &Plan, outcome: &Outcome) -> DataEmbassyStatus {
     let mut status = seen.status();
     let generation = seen.object.metadata.generation;
-    status.volumes = volumes(seen, &status);
+    // Half a picture is no news of what there is.
+    if !seen.partial {
+        status.volumes = volumes(seen, &status);
+        status.services = services(seen);
+    }
     status.observed_generation = generation;
     status.role = Some(Site::Home);
     status.epoch = epoch(seen, &status);
     status.active_site = Some(active_site(&status));
-    if let Some(pair) = seen.pairing.record() {
+    if let Some(pair) = seen.paired() {
         status.pair = Some(pair.id.clone());
     }
+    status.arbiter = Some(arbiter::in_force(seen));
     if let Some(run) = &outcome.run {
         status.run = Some(run.clone());
     }
@@ -63,7 +71,6 @@ pub fn status(seen: &Observation, plan: &Plan, outcome: &Outcome) -> DataEmbassy
     if let Some(record) = &outcome.fence.record {
         status.last_fence = Some(record.clone());
     }
-    status.services = services(seen);
     let mut wanted = vec![
         stalled(outcome),
         embassy_reachable(seen),
@@ -72,9 +79,11 @@ pub fn status(seen: &Observation, plan: &Plan, outcome: &Outcome) -> DataEmbassy
         replica_fresh(seen),
         keys_available(seen, outcome),
     ];
+    wanted.extend(COPIED.map(|kind| copied(seen, kind)));
     let phase = phase(seen, outcome, &status, &wanted);
     status.phase = Some(phase);
     wanted.extend(summary(seen, plan, outcome, &status, phase, &wanted));
+    wanted.push(fence_ready(&status, outcome));
     for condition in &wanted {
         conditions::set(&mut status.conditions, condition, generation, seen.now);
     }
@@ -144,7 +153,7 @@ fn embassy_reachable(seen: &Observation) -> Wanted {
     let kind = types::EMBASSY_REACHABLE;
     match &seen.embassy.reach {
         Reach::Reached => Wanted::yes(kind, "Answered", "the embassy's API server answers"),
-        Reach::Unreachable(why) => Wanted::no(kind, "EmbassyUnreachable", why.clone()),
+        Reach::Unreachable(why) => Wanted::no(kind, "EmbassyUnreachable", format!("{why}; {REACH_AGAIN}")),
         Reach::Forbidden(why) => Wanted::no(
             kind,
             "Forbidden",
@@ -190,23 +199,71 @@ fn replica_fresh(seen: &Observation) -> Wanted {
     }
 }
 
+/// What only the embassy can judge, shown here as it says it.
+const COPIED: [&str; 3] = [types::ENCRYPTION_VERIFIED, types::VAULT_READY, types::STANDBY_READY];
+
+fn copied(seen: &Observation, kind: &'static str) -> Wanted {
+    if let Some(unknown) = unless_reached(seen, kind) {
+        return unknown;
+    }
+    match theirs(seen, kind) {
+        Some(theirs) => as_theirs(kind, theirs),
+        None => Wanted::unknown(kind, "NotReported", "the embassy has not said anything about it yet"),
+    }
+}
+
+fn theirs<'a>(seen: &'a Observation, kind: &str) -> Option<&'a Condition> {
+    seen.embassy.mirror.as_ref().and_then(|m| conditions::get(&m.status.conditions, kind))
+}
+
+fn as_theirs(kind: &'static str, theirs: &Condition) -> Wanted {
+    let status = match theirs.status.as_str() {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => None,
+    };
+    Wanted { kind, status, reason: theirs.reason.clone(), message: theirs.message.clone() }
+}
+
+/// What a person has to mend in the embassy. Home's own `Stalled` is about home alone.
+fn stalled_abroad(seen: &Observation) -> Option<&Condition> {
+    let asked = seen.embassy.reach == Reach::Reached;
+    theirs(seen, types::STALLED).filter(|c| asked && c.status == "True")
+}
+
+fn fence_ready(status: &DataEmbassyStatus, outcome: &Outcome) -> Wanted {
+    let kind = types::FENCE_READY;
+    if let Some(error) = &outcome.fence.last_error {
+        return Wanted::no(kind, "FenceFailed", format!("what may write is not under control: {error}"));
+    }
+    match status.last_fence.as_ref().filter(|f| f.found_running > 0) {
+        Some(fence) => {
+            let took = fence.seconds.map_or_else(
+                || "they are not all stopped yet".to_owned(),
+                |s| format!("all were stopped after {s:.1} s"),
+            );
+            let message = format!(
+                "{} pods ran without a permit, started by a node or a person while no operator watched, and {took}: \
+                 compare what they wrote; see status.lastFence",
+                fence.found_running
+            );
+            Wanted::no(kind, "FoundRunning", message)
+        }
+        None => Wanted::no(
+            kind,
+            "BestEffort",
+            "fence Scale is best effort: a node at home that reboots may start pods before they are fenced",
+        ),
+    }
+}
+
 fn replica_proven(seen: &Observation) -> Wanted {
     let kind = types::REPLICA_PROVEN;
     if let Some(unknown) = unless_reached(seen, kind) {
         return unknown;
     }
-    let theirs = seen.embassy.mirror.as_ref().and_then(|m| conditions::get(&m.status.conditions, kind));
-    match (theirs, proven(seen)) {
-        (Some(theirs), _) => Wanted {
-            kind,
-            status: match theirs.status.as_str() {
-                "True" => Some(true),
-                "False" => Some(false),
-                _ => None,
-            },
-            reason: theirs.reason.clone(),
-            message: theirs.message.clone(),
-        },
+    match (theirs(seen, kind), proven(seen)) {
+        (Some(theirs), _) => as_theirs(kind, theirs),
         (None, Some(dispatch)) => {
             Wanted::yes(kind, "Proven", format!("dispatch {} was restored and compared", dispatch.sequence))
         }
@@ -241,7 +298,7 @@ fn phase(seen: &Observation, outcome: &Outcome, status: &DataEmbassyStatus, want
         return Phase::Fenced;
     }
     let before = status.last_dispatch.is_some();
-    if outcome.stall().is_some() {
+    if outcome.stall().is_some() || stalled_abroad(seen).is_some() {
         return if before { Phase::Degraded } else { Phase::Pending };
     }
     let vault = seen.embassy.mirror.as_ref().is_some_and(|m| m.status.vault.is_some());
@@ -256,6 +313,7 @@ fn phase(seen: &Observation, outcome: &Outcome, status: &DataEmbassyStatus, want
     let well = is(wanted, types::REPLICA_FRESH, true)
         && is(wanted, types::REPLICA_PROVEN, true)
         && is(wanted, types::KEYS_AVAILABLE, true)
+        && !is(wanted, types::VAULT_READY, false)
         && seen.writ.alarm.is_none();
     if well && !failed { Phase::Protected } else { Phase::Degraded }
 }
@@ -276,7 +334,8 @@ fn summary(
     } else {
         Wanted::no(types::READY, &reason, message.clone())
     };
-    let reconciling = if moving && outcome.stall().is_none() {
+    let waits = outcome.stall().is_some() || stalled_abroad(seen).is_some();
+    let reconciling = if moving && !waits {
         Wanted::yes(types::RECONCILING, &reason, message)
     } else {
         Wanted::no(types::RECONCILING, "Settled", "nothing is being set up")
@@ -298,10 +357,20 @@ fn why_not(
             Right::Denied(why) => why.clone(),
             _ => "the writ names the embassy".to_owned(),
         };
-        return ("Fenced".to_owned(), format!("home may not write: {why}"));
+        let hint = if arbiter::waits(seen) {
+            "; arbiter Embassy stays in force until the embassy has been told of Home and the ledger is home's: \
+             bring the embassy back, or, if nothing serves there, delete this DataEmbassy with the annotation \
+             dataembassy.io/abandon-embassy=true and apply it anew"
+        } else {
+            ""
+        };
+        return ("Fenced".to_owned(), format!("home may not write: {why}{hint}"));
     }
     if let Some(problem) = outcome.stall().or(outcome.faults.first()) {
         return (problem.reason.to_owned(), problem.message.clone());
+    }
+    if let Some(theirs) = stalled_abroad(seen) {
+        return (theirs.reason.clone(), format!("in the embassy: {}", theirs.message));
     }
     if let Some(alarm) = &seen.writ.alarm {
         return ("LedgerAlarm".to_owned(), alarm.clone());
@@ -314,7 +383,12 @@ fn why_not(
     if let Step::Held { reason, message } = &plan.step {
         return ((*reason).to_owned(), message.clone());
     }
-    let bad = wanted.iter().find(|w| w.kind != types::STALLED && w.status != Some(true));
+    // A pilot light is allowed not to run, and what is copied may be late: only a plain no counts.
+    let counts = |w: &&Wanted| match COPIED.contains(&w.kind) {
+        true => w.kind == types::VAULT_READY && w.status == Some(false),
+        false => w.kind != types::STALLED && w.status != Some(true),
+    };
+    let bad = wanted.iter().find(counts);
     match bad {
         Some(bad) => (bad.reason.clone(), bad.message.clone()),
         None => (format!("{phase:?}"), "the first dispatch is on its way".to_owned()),

@@ -73,7 +73,8 @@ pub fn observation() -> Observation {
         snapshots_supported: true,
         repository_secret: true,
         running_movers: 0,
-        writ: WritView { epoch: Some(0), right: Right::Granted, alarm: None, last_error: None },
+        partial: false,
+        writ: WritView { read: true, epoch: Some(0), right: Right::Granted, alarm: None, last_error: None },
         embassy: embassy(),
     }
 }

@@ -1,15 +1,18 @@
 //! One turn at home: the order of things, and what is told to whom.
 
+use super::delete::delete;
 use super::observation::{Observation, Reach};
 use super::observe::ObserveError;
 use super::plan::{self, Plan, Step};
 use super::remote::{self, Remote};
-use super::retire::{Farewell, farewell};
 use super::status::{self, Outcome};
-use super::validate::{Problem, Scope, validate};
-use super::{HomeError, act, build, forget_ledger, has_finalizer, keep_beat, keep_fence, key, observe, writ};
+use super::tell::{news, tell};
+use super::validate::{Problem, Scope, after_asking, validate};
+use super::{
+    HomeError, act, build, forget, has_finalizer, keep_beat, keep_fence, key, observe, settle_pair, writ,
+};
 use crate::api::DataEmbassy;
-use crate::api::conditions::{self, Wanted, types};
+use crate::api::conditions::{self, types};
 use crate::api::embassy::DataEmbassyStatus;
 use crate::api::names::FINALIZER;
 use crate::api::pair::PairRecord;
@@ -17,35 +20,38 @@ use crate::cli::chain;
 use crate::clock::{boottime, now};
 use crate::controller::Context;
 use crate::metrics::EmbassyLabels;
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType};
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use std::time::Duration;
 
 /// Bound of a call to this cluster outside the applier and `observe`.
-const OWN_CALL: Duration = Duration::from_secs(10);
+pub(super) const OWN_CALL: Duration = Duration::from_secs(10);
 
-pub(super) async fn turn(namespace: &str, name: &str, context: &Context) -> Result<Action, HomeError> {
-    let Some(mut seen) = observe::observe(&context.client, namespace, name, now()).await? else {
-        context.fences.forget(&format!("{namespace}/{name}"));
+pub(super) async fn turn(object: &DataEmbassy, context: &Context) -> Result<Action, HomeError> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return Box::pin(delete(object, context)).await;
+    }
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let Some(mut seen) = observe::observe(&context.client, &namespace, &name, now()).await? else {
+        forget(object, None, context);
         return Ok(Action::await_change());
     };
+    if seen.object.metadata.deletion_timestamp.is_some() {
+        return Box::pin(delete(&seen.object, context)).await;
+    }
     let client = pairing(&mut seen, context).await?;
+    settle_pair(&mut seen, context);
     // A writ once seen is a right that can lapse, whatever else is wrong now.
     if let Some(pair) = seen.status().pair.filter(|_| seen.status().epoch.is_some()) {
         keep_fence(&seen, &pair, context);
-    }
-    if seen.object.metadata.deletion_timestamp.is_some() {
-        return Box::pin(delete(seen, client, context)).await;
     }
     let mut problems = validate(&seen);
     let blocked = problems.iter().any(|p| p.scope == Scope::All);
     let mut remote = Remote::default();
     if let (Some(pair), Some(client)) = (seen.pairing.record().cloned(), &client) {
-        let paired = !problems.iter().any(|p| p.reason == "WrongNamespace");
+        let paired = seen.paired().is_some();
         if paired && (!blocked || seen.status().epoch.is_some()) {
             keep_beat(&seen, &pair, client, context);
             keep_fence(&seen, &pair.id, context);
@@ -56,7 +62,7 @@ pub(super) async fn turn(namespace: &str, name: &str, context: &Context) -> Resu
         seen.embassy = remote.embassy.clone();
         seen.writ = writ(&seen, &pair, context);
     }
-    problems.extend(embassy_problem(&seen));
+    problems.extend(after_asking(&seen));
     let mut plan = plan::plan(&seen, &problems);
     if matches!(plan.step, Step::Begin { .. })
         && let Some(held) = plan::busy(&seen, context.settings.max_movers)
@@ -69,16 +75,21 @@ pub(super) async fn turn(namespace: &str, name: &str, context: &Context) -> Resu
 }
 
 /// Finds the pair and a client for it.
-async fn pairing(seen: &mut Observation, context: &Context) -> Result<Option<Client>, HomeError> {
+pub(super) async fn pairing(seen: &mut Observation, context: &Context) -> Result<Option<Client>, HomeError> {
     let secret_name = seen.object.spec.embassy.kubeconfig_secret_ref.name.clone();
     let api: Api<Secret> = Api::namespaced(context.client.clone(), seen.namespace());
     let read = tokio::time::timeout(OWN_CALL, api.get_opt(&secret_name)).await;
-    let secret = read.map_err(|_| ObserveError::Timeout)?.map_err(|e| HomeError::Secret(Box::new(e)))?;
+    let leaving = seen.object.metadata.deletion_timestamp.is_some();
+    let secret = match read.map_err(|_| ObserveError::Timeout)? {
+        // A namespace that goes away takes the operator's RoleBinding before the Secret.
+        Err(error) if leaving && observe::refused(&error) => None,
+        other => other.map_err(|e| HomeError::Secret(Box::new(e)))?,
+    };
     let memory_key = format!("{}/{secret_name}", seen.namespace());
     let (pairing, client) = context.home.pairing(&memory_key, secret.as_ref()).await;
     seen.pairing = pairing;
     if client.is_none()
-        && seen.object.metadata.deletion_timestamp.is_some()
+        && leaving
         && let Some((record, client)) = context.home.remembered(&memory_key)
     {
         seen.pairing = super::observation::Pairing::Ready(Box::new(record));
@@ -87,20 +98,8 @@ async fn pairing(seen: &mut Observation, context: &Context) -> Result<Option<Cli
     Ok(client)
 }
 
-async fn ask(seen: &Observation, pair: &PairRecord, client: &Client) -> Remote {
+pub(super) async fn ask(seen: &Observation, pair: &PairRecord, client: &Client) -> Remote {
     remote::observe(client, pair, seen.name(), &seen.object.spec.policy_ref.name).await
-}
-
-/// A refusal by the embassy is for a person to mend.
-fn embassy_problem(seen: &Observation) -> Option<Problem> {
-    match &seen.embassy.reach {
-        Reach::Forbidden(why) => Some(Problem {
-            scope: Scope::All,
-            reason: "Forbidden",
-            message: format!("the embassy refuses home: {why}; run `kubectl embassy pair` again"),
-        }),
-        _ => None,
-    }
 }
 
 /// Does all that is to be done; what fails becomes a fault, and the rest goes on.
@@ -113,28 +112,17 @@ async fn work(
     context: &Context,
 ) {
     let blocked = outcome.problems.iter().any(|p| p.scope == Scope::All);
-    if let (Some(pair), Some(client), false) = (seen.pairing.record(), client, blocked) {
+    if let (Some(pair), Some(client), false) = (seen.pairing.record(), client, blocked)
+        && seen.embassy.reach == Reach::Reached
+    {
         local(act::repository_secret(seen, &pair.id, context).await, outcome);
-        if seen.embassy.reach == Reach::Reached {
-            abroad(seen, pair, client, outcome, context).await;
-            local(act::vault_client(seen, remote, context).await, outcome);
-        }
+        abroad(seen, pair, client, outcome, context).await;
+        local(act::vault_client(seen, remote, context).await, outcome);
     }
     local(act::answer(seen, &plan.answers, context).await, outcome);
     match act::step(seen, &plan.step, context).await {
         Ok(run) => outcome.run = run,
-        Err(error) => {
-            let fault = fault(&error);
-            // A run that cannot go on is tried again later, with its reason in the status.
-            if matches!(error, act::ActError::Manifests(_)) {
-                let ending = plan::Ending {
-                    report: None,
-                    failure: Some((fault.reason.to_owned(), fault.message.clone())),
-                };
-                outcome.run = seen.status().run.map(|run| plan::ended(&run, &ending, seen.now).0);
-            }
-            outcome.faults.push(fault);
-        }
+        Err(error) => step_failed(seen, &error, outcome),
     }
     if let Step::End(ending) = &plan.step
         && let Some(run) = seen.status().run
@@ -145,6 +133,25 @@ async fn work(
     local(act::clean(seen, plan, context).await, outcome);
 }
 
+/// A run that cannot go on ends, with back-off and Event, and is tried again later; else its status
+/// says what it waits for.
+fn step_failed(seen: &Observation, error: &act::ActError, outcome: &mut Outcome) {
+    let fault = fault(error);
+    let ends = error.ends_run();
+    if let Some(run) = seen.status().run {
+        outcome.run = if ends {
+            let failure = Some((fault.reason.to_owned(), fault.message.clone()));
+            Some(plan::ended(&run, &plan::Ending { report: None, failure }, seen.now).0)
+        } else {
+            act::told(run, Some(fault.message.clone()))
+        };
+    }
+    // What ended the run is told by the run; only what is wrong with the object itself stalls it.
+    if !ends || matches!(error, act::ActError::Manifests(_)) {
+        outcome.faults.push(fault);
+    }
+}
+
 /// Mirror and keys. Nothing is mirrored while the writ is, or may be, the embassy's.
 async fn abroad(
     seen: &Observation,
@@ -153,14 +160,12 @@ async fn abroad(
     outcome: &mut Outcome,
     context: &Context,
 ) {
-    let unknown = seen.writ.epoch.is_none() && seen.status().epoch.is_some();
-    let odd = seen.writ.odd() || seen.status().epoch.is_some_and(|e| e % 2 != 0);
-    if !unknown && !odd {
+    if seen.may_mirror() {
         let volumes_known = outcome.problems.is_empty();
         // Only once there is a mirror, or one is about to be made: what was never mirrored goes at once.
         if (volumes_known || seen.embassy.mirror.is_some())
             && !has_finalizer(&seen.object)
-            && let Err(error) = set_finalizer(seen, true, context).await
+            && let Err(error) = set_finalizer(&seen.object, true, context).await
         {
             return outcome.faults.push(fault(&act::ActError::Apply(error)));
         }
@@ -205,27 +210,33 @@ fn fault(error: &act::ActError) -> Problem {
     let text = chain(error);
     let (reason, message) = match error {
         act::ActError::Manifests(_) => ("ManifestsTooLarge", text),
-        _ if error.code() == Some(403) => {
+        act::ActError::PasswordMissing(_) => ("RepositoryPasswordMissing", text),
+        _ if error.lacks_right() => {
             ("Forbidden", format!("{text}; run `kubectl embassy pair` again, it binds the operator's rights"))
+        }
+        _ if matches!(error.code(), Some(400 | 403 | 422)) => {
+            let mend = "the API server refuses it: see the namespace's quota, limits, PodSecurity level and webhooks";
+            ("Refused", format!("{text}; {mend}"))
         }
         _ => ("ApiError", text),
     };
     Problem { scope: Scope::Dispatch, reason, message }
 }
 
-async fn set_finalizer(
-    seen: &Observation,
+pub(super) async fn set_finalizer(
+    object: &DataEmbassy,
     wanted: bool,
     context: &Context,
 ) -> Result<(), crate::controller::apply::ApplyError> {
     let mut finalizers: Vec<&str> =
-        seen.object.finalizers().iter().map(String::as_str).filter(|f| *f != FINALIZER).collect();
+        object.finalizers().iter().map(String::as_str).filter(|f| *f != FINALIZER).collect();
     if wanted {
         finalizers.push(FINALIZER);
     }
-    let version = seen.object.resource_version();
+    let version = object.resource_version();
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});
-    context.applier.merge::<DataEmbassy>(seen.namespace(), seen.name(), &patch).await.map(|_| ())
+    let namespace = object.namespace().unwrap_or_default();
+    context.applier.merge::<DataEmbassy>(&namespace, &object.name_any(), &patch).await.map(|_| ())
 }
 
 /// Writes the status if it changed, then tells.
@@ -245,7 +256,11 @@ async fn finish(
     Ok(Action::requeue(wait))
 }
 
-async fn write(seen: &Observation, status: DataEmbassyStatus, context: &Context) -> Result<(), HomeError> {
+pub(super) async fn write(
+    seen: &Observation,
+    status: DataEmbassyStatus,
+    context: &Context,
+) -> Result<(), HomeError> {
     let old = seen.status();
     if old == status {
         return Ok(());
@@ -259,148 +274,4 @@ async fn write(seen: &Observation, status: DataEmbassyStatus, context: &Context)
         tell(&seen.object, kind, &reason, note, context).await;
     }
     Ok(())
-}
-
-/// Events for what has changed between two statuses. Pure.
-fn news(old: &DataEmbassyStatus, new: &DataEmbassyStatus) -> Vec<(EventType, String, String)> {
-    let mut news = vec![];
-    let sequence = |s: &DataEmbassyStatus| s.last_dispatch.as_ref().map(|d| d.sequence);
-    if let Some(dispatch) = new.last_dispatch.as_ref().filter(|_| sequence(old) != sequence(new)) {
-        let note = format!(
-            "dispatch {} is committed: {} entries, {} bytes added, {:.1} s",
-            dispatch.sequence, dispatch.files, dispatch.bytes_added, dispatch.duration_seconds
-        );
-        news.push((EventType::Normal, "DispatchCommitted".to_owned(), note));
-    }
-    let failure = |s: &DataEmbassyStatus| {
-        s.run.as_ref().and_then(|r| Some((r.reason.clone()?, r.completion_time.clone())))
-    };
-    if let (Some(run), true) = (&new.run, failure(new).is_some() && failure(new) != failure(old)) {
-        let reason = run.reason.as_deref().unwrap_or_default();
-        let note = format!("{reason}: {} (try {})", run.message.as_deref().unwrap_or_default(), run.attempt);
-        news.push((EventType::Warning, "DispatchFailed".to_owned(), note));
-    }
-    for condition in &new.conditions {
-        let was = conditions::get(&old.conditions, &condition.type_);
-        let same = was.is_some_and(|w| w.status == condition.status && w.reason == condition.reason);
-        let told = [types::STALLED, types::EMBASSY_REACHABLE, types::REPLICA_FRESH, types::REPLICA_PROVEN];
-        if same || !told.contains(&condition.type_.as_str()) {
-            continue;
-        }
-        let bad = condition.status == if condition.type_ == types::STALLED { "True" } else { "False" };
-        // What is well from the beginning is no news, and neither is a replica that is not there yet.
-        let turned = was.is_some_and(|w| w.status != "Unknown" && w.status != condition.status);
-        let replica = [types::REPLICA_FRESH, types::REPLICA_PROVEN].contains(&condition.type_.as_str());
-        if turned || (bad && !replica) {
-            let kind = if bad { EventType::Warning } else { EventType::Normal };
-            let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
-            news.push((kind, condition.reason.clone(), note));
-        }
-    }
-    news
-}
-
-/// An Event, best effort: the status says the same.
-async fn tell(object: &DataEmbassy, type_: EventType, reason: &str, mut note: String, context: &Context) {
-    // The API server refuses notes beyond 1 kB.
-    let cut = (0..=note.len().min(1000)).rev().find(|i| note.is_char_boundary(*i)).unwrap_or(0);
-    note.truncate(cut);
-    let event = Event {
-        type_,
-        reason: reason.to_owned(),
-        note: Some(note),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    };
-    let reference = object.object_ref(&());
-    let sent = tokio::time::timeout(OWN_CALL, context.recorder.publish(&event, &reference)).await;
-    if !matches!(sent, Ok(Ok(()))) {
-        tracing::debug!(reason, "an Event could not be written");
-    }
-}
-
-/// The operator may not even look: said in the status, as far as that can be written.
-pub(super) async fn forbidden(object: &DataEmbassy, error: &ObserveError, context: &Context) {
-    let mut object = object.clone();
-    let mut status = object.status.take().unwrap_or_default();
-    let text = chain(error);
-    let message =
-        format!("{text}; run `kubectl embassy pair` for this namespace, it binds the operator's rights");
-    let old = status.clone();
-    for wanted in [
-        Wanted::yes(types::STALLED, "Forbidden", message.clone()),
-        Wanted::no(types::READY, "Forbidden", message.clone()),
-    ] {
-        conditions::set(&mut status.conditions, &wanted, object.metadata.generation, now());
-    }
-    if old == status {
-        return;
-    }
-    object.status = Some(status);
-    if context.applier.replace_status(&object).await.is_ok() {
-        tell(&object, EventType::Warning, "Forbidden", message, context).await;
-    }
-}
-
-/// A deletion: movers stop, the embassy is told, the object goes.
-async fn delete(
-    mut seen: Observation,
-    client: Option<Client>,
-    context: &Context,
-) -> Result<Action, HomeError> {
-    for job in seen.jobs.iter().filter(|j| !j.deleting) {
-        context.applier.delete::<Job>(seen.namespace(), &job.name, Some(&job.uid), None).await?;
-    }
-    let plan = Plan {
-        step: Step::Idle(None),
-        answers: vec![],
-        leftovers: seen.temporaries.clone(),
-        old_jobs: vec![],
-    };
-    act::clean(&seen, &plan, context).await?;
-    if !has_finalizer(&seen.object) {
-        forget_ledger(&seen, context);
-        return Ok(Action::await_change());
-    }
-    let pair = seen.pairing.record().cloned();
-    if let (Some(pair), Some(client)) = (&pair, &client) {
-        seen.embassy = ask(&seen, pair, client).await.embassy;
-        seen.writ = writ(&seen, pair, context);
-    }
-    let (reason, message) = match (farewell(&seen, pair.as_ref()), &client) {
-        (Farewell::Go(why), _) => return go(&seen, why, context).await,
-        (Farewell::Tell(mirror), Some(client)) => match remote::retire_mirror(client, &mirror).await {
-            // Read once more before the object goes: a conflict is no error but was no write.
-            Ok(()) => return Ok(Action::requeue(Duration::from_millis(200))),
-            Err(problem) => (problem.reason, problem.message),
-        },
-        (Farewell::Tell(_), None) => ("KubeconfigMissing", "the kubeconfig Secret is gone".to_owned()),
-        (Farewell::Wait { reason, message }, _) => (reason, message),
-    };
-    let fault = Problem { scope: Scope::All, reason, message };
-    let outcome = Outcome { faults: vec![fault], ..Outcome::default() };
-    let mut status = status::status(&seen, &plan, &outcome);
-    let wanted = Wanted::no(
-        types::READY,
-        reason,
-        outcome.faults.first().map(|f| f.message.clone()).unwrap_or_default(),
-    );
-    conditions::set(&mut status.conditions, &wanted, seen.object.metadata.generation, seen.now);
-    let first = conditions::get(&seen.status().conditions, types::READY).is_none_or(|c| c.reason != reason);
-    write(&seen, status, context).await?;
-    if first {
-        tell(&seen.object, EventType::Warning, reason, wanted.message, context).await;
-    }
-    Ok(Action::requeue(Duration::from_secs(5)))
-}
-
-async fn go(seen: &Observation, why: &str, context: &Context) -> Result<Action, HomeError> {
-    tell(&seen.object, EventType::Normal, "Retired", format!("let go: {why}"), context).await;
-    match set_finalizer(seen, false, context).await {
-        // Another replica of the operator was faster.
-        Err(error) if error.code() == Some(404) => {}
-        other => other?,
-    }
-    forget_ledger(seen, context);
-    Ok(Action::await_change())
 }

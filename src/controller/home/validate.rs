@@ -1,7 +1,9 @@
 //! What is wrong with a DataEmbassy and how to mend it. Pure.
 
-use super::observation::{Claim, Observation, Pairing};
+use super::observation::{Claim, Observation, Pairing, Reach};
 use super::select;
+use crate::api::names::{ANNOTATION_ABANDON, KEYS_SECRET, KUBECONFIG_KEY, PASSWORD_KEY, repository_secret};
+use crate::api::pair::PairRecord;
 use crate::api::policy::{CopyMethod, ReplicaPolicySpec};
 use crate::cli::chain;
 use crate::domain::schedule::Clockwork;
@@ -12,8 +14,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 const LEAST_INTERVAL: Duration = Duration::from_secs(5);
-/// A name becomes a label value and a name in the vault.
-const MAX_NAME: usize = 63;
 
 /// How much a problem stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -47,10 +47,15 @@ fn dispatch(reason: &'static str, message: impl Into<String>) -> Problem {
 #[must_use]
 pub fn validate(seen: &Observation) -> Vec<Problem> {
     let mut problems = vec![];
-    if seen.name().len() > MAX_NAME {
-        let message =
-            format!("the name is longer than {MAX_NAME} characters; make it anew with a shorter one");
-        problems.push(all("NameTooLong", message));
+    if !is_label(seen.name()) {
+        let message = "the name also names the repository in the vault, so it must be a DNS label: at most 63 lower-case \
+                       letters, digits and dashes, no dash at either end and no dot; make it anew under such a name";
+        problems.push(all("NameInvalid", message));
+    }
+    if seen.object.spec.retired {
+        let message = "spec.retired is the operator's, which sets it on the mirror in the embassy when this DataEmbassy is \
+                       deleted here: remove it; to end the copy, delete the DataEmbassy";
+        problems.push(all("RetiredReserved", message));
     }
     let policy = seen.policy();
     if policy.is_none() {
@@ -76,39 +81,102 @@ pub fn validate(seen: &Observation) -> Vec<Problem> {
     problems
 }
 
+/// As the vault takes a repository's name.
+fn is_label(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let edges = name.starts_with('-') || name.ends_with('-');
+    !name.is_empty() && name.len() <= 63 && name.bytes().all(inner) && !edges
+}
+
+/// Problems that show only once the embassy was asked.
+#[must_use]
+pub fn after_asking(seen: &Observation) -> Vec<Problem> {
+    let mut problems = vec![];
+    if let Reach::Forbidden(why) = &seen.embassy.reach {
+        let message = format!("the embassy refuses home: {why}; run `kubectl embassy pair` again");
+        problems.push(all("Forbidden", message));
+    }
+    if !seen.repository_secret && seen.copied() {
+        let (name, secret) = (seen.name(), repository_secret(seen.name()));
+        let message = format!(
+            "Secret {secret} with the repository's password is gone or empty, and the copy in the embassy can be read \
+             with that password alone: restore the Secret from a backup, or put the key {name} of Secret {KEYS_SECRET} \
+             at the embassy into it as {PASSWORD_KEY}; if both are lost, delete this DataEmbassy, run `kubectl embassy \
+             retire {name}` at the embassy and apply it anew"
+        );
+        problems.push(dispatch("RepositoryPasswordMissing", message));
+    }
+    problems
+}
+
 fn pairing(seen: &Observation) -> Option<Problem> {
     let spec = &seen.object.spec.embassy;
     let secret = &spec.kubeconfig_secret_ref.name;
     let again = "run `kubectl embassy pair` again";
+    // `pair` makes no second key for a pair that works already.
+    let restore = match seen.status().pair {
+        Some(_) => {
+            "restore the Secret from a backup: the signing key is nowhere else; or retire at the embassy and pair anew"
+        }
+        None => "delete the Secret and run `kubectl embassy pair`",
+    };
     match &seen.pairing {
+        Pairing::SecretMissing if seen.status().pair.is_some() => {
+            Some(all("KubeconfigMissing", format!("Secret {secret} is gone: {restore}")))
+        }
         Pairing::SecretMissing => Some(all(
             "KubeconfigMissing",
             format!(
                 "there is no Secret {secret} in this namespace; run `kubectl embassy pair` or correct \
-                     embassy.kubeconfigSecretRef"
+                 embassy.kubeconfigSecretRef"
             ),
         )),
-        Pairing::KeyMissing(key) => {
+        // Id and signing key are there, and `pair` makes a new kubeconfig for them.
+        Pairing::KeyMissing(key) if key == KUBECONFIG_KEY => {
             Some(all("KubeconfigMissing", format!("Secret {secret} has no key {key}; {again}")))
         }
-        Pairing::RecordInvalid(why) => Some(all("PairRecordInvalid", format!("Secret {secret}: {why}"))),
-        Pairing::KubeconfigInvalid(why) => Some(all("KubeconfigInvalid", format!("Secret {secret}: {why}"))),
-        Pairing::Ready(pair) if pair.home_namespace != seen.namespace() => Some(all(
-            "WrongNamespace",
-            format!(
-                "Secret {secret} pairs namespace {} and not this one; {again} for this namespace",
-                pair.home_namespace
-            ),
-        )),
-        Pairing::Ready(pair) if pair.embassy_namespace != spec.namespace => Some(all(
-            "WrongNamespace",
-            format!(
-                "embassy.namespace is {} but the pair's is {}; set it to the pair's",
-                spec.namespace, pair.embassy_namespace
-            ),
-        )),
-        Pairing::Ready(_) => None,
+        Pairing::KeyMissing(key) => {
+            Some(all("KubeconfigMissing", format!("Secret {secret} has no key {key}; {restore}")))
+        }
+        Pairing::RecordInvalid(why) => {
+            Some(all("PairRecordInvalid", format!("Secret {secret}: {why}; {restore}")))
+        }
+        Pairing::KubeconfigInvalid(why) => {
+            Some(all("KubeconfigInvalid", format!("Secret {secret}: {why}; {again}")))
+        }
+        Pairing::Ready(pair) => mispaired(seen, pair),
     }
+}
+
+/// A pair that works, and is not this DataEmbassy's.
+fn mispaired(seen: &Observation, pair: &PairRecord) -> Option<Problem> {
+    let spec = &seen.object.spec.embassy;
+    let secret = &spec.kubeconfig_secret_ref.name;
+    if pair.home_namespace != seen.namespace() {
+        let message = format!(
+            "Secret {secret} pairs namespace {} and not this one; run `kubectl embassy pair` again for this namespace",
+            pair.home_namespace
+        );
+        return Some(all("WrongNamespace", message));
+    }
+    if pair.embassy_namespace != spec.namespace {
+        let message = format!(
+            "embassy.namespace is {} but the pair's is {}; set it to the pair's",
+            spec.namespace, pair.embassy_namespace
+        );
+        return Some(all("WrongNamespace", message));
+    }
+    let status = seen.status();
+    // `forget_old_pair` has dropped an even epoch.
+    let old = status.pair.filter(|old| *old != pair.id)?;
+    let message = format!(
+        "Secret {secret} is of pair {} but epoch {} of pair {old} names the embassy there, which may still serve: \
+         restore the Secret of pair {old}, or, once nothing serves there any more, delete this DataEmbassy with the \
+         annotation {ANNOTATION_ABANDON}=true and apply it anew",
+        pair.id,
+        status.epoch.unwrap_or_default()
+    );
+    Some(all("PairChanged", message))
 }
 
 fn selectors(seen: &Observation) -> Option<Problem> {

@@ -17,7 +17,7 @@ fn every_problem_has_its_reason() {
     fn sync(seen: &mut Observation) -> &mut crate::api::policy::SyncSpec {
         &mut seen.policies.first_mut().unwrap().spec.sync
     }
-    let table: [(Edit, &str); 17] = [
+    let table: [(Edit, &str); 20] = [
         (|s| s.policies.clear(), "PolicyNotFound"),
         (|s| s.pairing = Pairing::SecretMissing, "KubeconfigMissing"),
         (|s| s.pairing = Pairing::KeyMissing("kubeconfig".into()), "KubeconfigMissing"),
@@ -25,7 +25,10 @@ fn every_problem_has_its_reason() {
         (|s| s.pairing = Pairing::RecordInvalid("x".into()), "PairRecordInvalid"),
         (|s| s.object.spec.embassy.namespace = "other".into(), "WrongNamespace"),
         (|s| s.object.metadata.namespace = Some("other".into()), "WrongNamespace"),
-        (|s| s.object.metadata.name = Some("x".repeat(64)), "NameTooLong"),
+        (|s| s.object.metadata.name = Some("x".repeat(64)), "NameInvalid"),
+        (|s| s.object.metadata.name = Some("a.b".into()), "NameInvalid"),
+        (|s| s.object.spec.retired = true, "RetiredReserved"),
+        (|s| s.pairing = Pairing::KeyMissing("signing.key".into()), "KubeconfigMissing"),
         (|s| sync(s).schedule = Some(Schedule { cron: "x".into(), time_zone: None }), "BadSchedule"),
         (|s| sync(s).interval = Some(Span::secs(1)), "BadSchedule"),
         (
@@ -91,6 +94,7 @@ fn the_younger_of_two_that_overlap_is_stalled() {
         volumes: crate::api::embassy::VolumesSpec { selector: None, names: vec!["data-1".into()] },
         services: None,
         kubeconfig: String::new(),
+        copied: false,
     };
     let own = "2026-03-01T10:00:00Z";
     for (name, created, overlap) in [
@@ -111,4 +115,41 @@ fn the_younger_of_two_that_overlap_is_stalled() {
     seen.siblings.first_mut().unwrap().policy = "gone".into();
     assert_eq!(validate(&seen).first().map(|p| p.reason), Some("Overlap"));
     seen.writ.right = Right::Granted;
+}
+
+#[test]
+fn a_key_that_is_nowhere_else_is_restored_and_not_paired_again() {
+    for (pairing, pair_mends) in [
+        (Pairing::SecretMissing, false),
+        (Pairing::KeyMissing("signing.key".into()), false),
+        (Pairing::KeyMissing("pair.json".into()), false),
+        (Pairing::RecordInvalid("x".into()), false),
+        (Pairing::KeyMissing("kubeconfig".into()), true),
+        (Pairing::KubeconfigInvalid("x".into()), true),
+    ] {
+        let mut seen = observation();
+        seen.pairing = pairing.clone();
+        seen.object.status.as_mut().unwrap().pair = Some("p1".into());
+        let problems = validate(&seen);
+        let message = &problems.first().unwrap().message;
+        assert_eq!(message.contains("run `kubectl embassy pair` again"), pair_mends, "{message}");
+        assert_eq!(message.contains("from a backup"), !pair_mends, "{message}");
+        // Nothing works by it yet: pairing makes it.
+        seen.object.status.as_mut().unwrap().pair = None;
+        let problems = validate(&seen);
+        assert!(problems.first().unwrap().message.contains("kubectl embassy pair"), "{pairing:?}");
+    }
+}
+
+#[test]
+fn a_lost_password_is_a_problem_with_its_mend() {
+    let mut seen = observation();
+    assert_eq!(after_asking(&seen), []);
+    seen.repository_secret = false;
+    let problems = after_asking(&seen);
+    let problem = problems.first().unwrap();
+    assert_eq!((problem.scope, problem.reason), (Scope::Dispatch, "RepositoryPasswordMissing"));
+    for word in ["register-repository", "from a backup", "embassy-keys", "retire"] {
+        assert!(problem.message.contains(word), "{}", problem.message);
+    }
 }

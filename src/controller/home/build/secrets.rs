@@ -31,6 +31,33 @@ pub fn repository(seen: &Observation, pair: &str, random: [u8; 32]) -> Secret {
     }
 }
 
+/// The password in a repository Secret.
+#[must_use]
+pub fn password(secret: &Secret) -> Option<&[u8]> {
+    let found = secret.data.as_ref()?.get(PASSWORD_KEY)?;
+    Some(found.0.as_slice()).filter(|p| !p.is_empty())
+}
+
+/// DataEmbassies that share this one's pair, this one among them.
+#[must_use]
+pub fn pair_mates(seen: &Observation) -> Vec<&str> {
+    let kubeconfig = &seen.object.spec.embassy.kubeconfig_secret_ref.name;
+    let others = seen.siblings.iter().filter(|s| s.kubeconfig == *kubeconfig).map(|s| s.name.as_str());
+    others.chain([seen.name()]).collect()
+}
+
+/// The first repository Secret that is gone although a copy was made with it: the embassy may hold
+/// the only key to that copy, and writing the others would take it away.
+#[must_use]
+pub fn lost(seen: &Observation, found: &BTreeMap<String, Vec<u8>>) -> Option<String> {
+    let copied = |name: &str| match seen.siblings.iter().find(|s| s.name == name) {
+        Some(sibling) => sibling.copied,
+        None => seen.copied(),
+    };
+    let gone = |name: &&str| !found.contains_key(*name) && copied(name);
+    pair_mates(seen).into_iter().find(gone).map(repository_secret)
+}
+
 /// The embassy's Secret with every password of a pair, to be updated as a whole.
 #[must_use]
 pub fn keys(namespace: &str, passwords: &BTreeMap<String, Vec<u8>>) -> Secret {
@@ -75,4 +102,44 @@ pub fn digest<'a>(data: impl Iterator<Item = (&'a String, &'a [u8])>) -> String 
         hash.update(value);
     }
     hex::encode(hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::embassy::DispatchStatus;
+    use crate::controller::home::observation::{Reach, Sibling};
+    use crate::controller::home::testing::observation;
+
+    #[test]
+    fn a_lost_password_is_never_made_anew_nor_taken_from_the_embassy() {
+        let mut seen = observation();
+        seen.repository_secret = false;
+        let none = BTreeMap::new();
+        // The mirror's word is enough: the embassy holds what was encrypted with it.
+        assert_eq!(lost(&seen, &none).as_deref(), Some("register-repository"));
+        assert!(!seen.may_make_password());
+        if let Some(mirror) = &mut seen.embassy.mirror {
+            mirror.status.last_dispatch = None;
+        }
+        assert!(seen.may_make_password() && lost(&seen, &none).is_none());
+        seen.embassy.reach = Reach::Unreachable("x".into());
+        assert!(!seen.may_make_password(), "nobody said that nothing is there");
+        seen.object.status.get_or_insert_default().last_dispatch = Some(DispatchStatus::default());
+        assert!(lost(&seen, &none).is_some());
+        // Another one's loss counts too, but only within the pair.
+        let found = BTreeMap::from([("register".to_owned(), b"x".to_vec())]);
+        let other = |kubeconfig: &str, copied| Sibling {
+            name: "land".into(),
+            kubeconfig: kubeconfig.into(),
+            copied,
+            ..Sibling::default()
+        };
+        for (kubeconfig, copied, expected) in
+            [("luxembourg", true, true), ("luxembourg", false, false), ("geneva", true, false)]
+        {
+            seen.siblings = vec![other(kubeconfig, copied)];
+            assert_eq!(lost(&seen, &found).is_some(), expected, "{kubeconfig} {copied}");
+        }
+    }
 }

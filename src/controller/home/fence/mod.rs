@@ -10,11 +10,12 @@ mod plan;
 pub use plan::Members;
 
 use crate::api::embassy::{Arbiter, FenceRecord};
+use crate::api::ledger::Writ;
 use crate::api::names::ANNOTATION_FENCED_REPLICAS;
 use crate::clock::{Boot, boottime, now};
 use crate::controller::apply::{Applier, ApplyError};
 use crate::domain::writ::{HomeEvidence, HomeRight, home_right};
-use crate::lease::LedgerHub;
+use crate::lease::{HomeView, LedgerHub};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -135,37 +136,43 @@ impl FenceHub {
 async fn guard(shared: Arc<Mutex<Shared>>, ledgers: LedgerHub, applier: Applier) {
     let mut ticks = tokio::time::interval(TURN);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut was, began) = (None, boottime());
+    let (mut was, mut released, began) = (None, false, boottime());
     loop {
         ticks.tick().await;
         let target = lock(&shared).target.clone();
-        let right = right_now(&target, &ledgers, began, boottime());
+        let view = ledgers.home(&target.pair);
+        let right = right_now(&target, &view, began, boottime());
+        let shown = plan::may_release(writ_of(&target, &view), target.high_water);
         let result = match &right {
             HomeRight::Unknown => Ok(()),
-            // Looked at on every change, and once at the start: an operator may die half-way.
-            HomeRight::Granted(_) if !matches!(was, Some(HomeRight::Granted(_))) => {
-                release(&target, &applier).await
+            // After every fencing, and once at the start: an operator may die half-way.
+            HomeRight::Granted(_) if shown && !released => {
+                let result = release(&target, &applier).await;
+                released = result.is_ok();
+                result
             }
             HomeRight::Granted(_) => Ok(()),
-            HomeRight::Denied(_) => enforce(&target, &applier, &shared, &was).await,
+            HomeRight::Denied(_) => {
+                released = false;
+                enforce(&target, &applier, &shared, &was).await
+            }
         };
         let mut shared = lock(&shared);
         shared.view.last_error = result.as_ref().err().map(|e| crate::cli::chain(e));
-        // A release that failed is tried again; a fence is enforced at every turn anyway.
-        if result.is_ok() || matches!(right, HomeRight::Denied(_)) {
-            was = Some(right.clone());
-        }
+        was = Some(right.clone());
         shared.view.right = Some(right);
     }
 }
 
-fn right_now(target: &FenceTarget, ledgers: &LedgerHub, began: Boot, now: Boot) -> HomeRight {
-    let view = ledgers.home(&target.pair);
-    let writ = view.ledger.as_ref().and_then(|l| l.writs.get(&target.name));
+fn writ_of<'a>(target: &FenceTarget, view: &'a HomeView) -> Option<&'a Writ> {
+    view.ledger.as_ref().and_then(|l| l.writs.get(&target.name))
+}
+
+fn right_now(target: &FenceTarget, view: &HomeView, began: Boot, now: Boot) -> HomeRight {
     let evidence = HomeEvidence {
         arbiter: target.arbiter,
         high_water: target.high_water,
-        writ,
+        writ: writ_of(target, view),
         read: view.ledger.is_some(),
         permit: view.permits.get(&target.name).copied(),
         asked: view.turns > 0 || now.since(began) >= KEEPER_GRACE,

@@ -1,5 +1,6 @@
 //! Which objects the fence `Scale` touches: pure.
 
+use crate::api::ledger::Writ;
 use crate::api::names::{ANNOTATION_FENCED_REPLICAS, LABEL_MANAGED_BY, MANAGER};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -95,6 +96,13 @@ pub fn unfence(seen: &Seen, members: &Members) -> Vec<Scale> {
         Some(Scale { kind: w.kind, name: w.name, replicas, remember: None })
     });
     restore.collect()
+}
+
+/// Whether what was fenced may start again: only when the ledger itself shows that the writ is
+/// home's. A right from memory stops nothing, and lets nothing go either.
+#[must_use]
+pub fn may_release(writ: Option<&Writ>, high_water: Option<u64>) -> bool {
+    writ.is_some_and(|w| w.grants_home() && high_water.is_none_or(|h| w.epoch >= h))
 }
 
 fn workloads(seen: &Seen) -> Vec<Workload<'_>> {
@@ -244,6 +252,22 @@ mod tests {
             back,
             [Scale { kind: "StatefulSet", name: "postgres".into(), replicas: 2, remember: None }]
         );
+    }
+
+    #[test]
+    fn nothing_is_let_go_from_memory() {
+        let writ = |epoch, yielding| Writ { epoch, yielding, ..Writ::default() };
+        for (writ, high_water, expected) in [
+            (None, None, false),
+            (None, Some(2), false),
+            (Some(writ(2, false)), Some(2), true),
+            (Some(writ(0, false)), None, true),
+            (Some(writ(0, false)), Some(2), false),
+            (Some(writ(3, false)), Some(2), false),
+            (Some(writ(2, true)), Some(2), false),
+        ] {
+            assert_eq!(may_release(writ.as_ref(), high_water), expected, "{writ:?} {high_water:?}");
+        }
     }
 
     #[test]
