@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 const PURE: &[&str] = &[
     "api",
     "domain",
+    "controller/home/arbiter.rs",
     "controller/home/build",
     "controller/home/fence/plan.rs",
     "controller/home/observation.rs",
     "controller/home/plan.rs",
+    "controller/home/requests.rs",
+    "controller/home/retire.rs",
     "controller/home/select.rs",
     "controller/home/status.rs",
     "controller/home/validate.rs",

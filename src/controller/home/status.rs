@@ -83,7 +83,7 @@ pub fn status(seen: &Observation, plan: &Plan, outcome: &Outcome) -> DataEmbassy
     let phase = phase(seen, outcome, &status, &wanted);
     status.phase = Some(phase);
     wanted.extend(summary(seen, plan, outcome, &status, phase, &wanted));
-    wanted.push(fence_ready(&status, outcome));
+    wanted.push(fence_ready(seen, &status, outcome));
     for condition in &wanted {
         conditions::set(&mut status.conditions, condition, generation, seen.now);
     }
@@ -231,10 +231,26 @@ fn stalled_abroad(seen: &Observation) -> Option<&Condition> {
     theirs(seen, types::STALLED).filter(|c| asked && c.status == "True")
 }
 
-fn fence_ready(status: &DataEmbassyStatus, outcome: &Outcome) -> Wanted {
+/// F as it was measured, where it exceeds what the settings assume: then the safety rule does not hold.
+/// (A fence that found pods running measures the node's boot, not itself.)
+fn slow_fence(seen: &Observation, status: &DataEmbassyStatus) -> Option<String> {
+    let took = status.last_fence.as_ref().filter(|f| f.found_running == 0)?.seconds?;
+    let limit = seen.policy()?.promotion.fencing.max_fence_time;
+    (took > limit.get().as_secs_f64()).then(|| {
+        format!(
+            "the last fencing took {took:.1} s and promotion.fencing.maxFenceTime is {limit}: raise it, and the \
+             pair's lease duration with it, or find out why pods die slowly here"
+        )
+    })
+}
+
+fn fence_ready(seen: &Observation, status: &DataEmbassyStatus, outcome: &Outcome) -> Wanted {
     let kind = types::FENCE_READY;
     if let Some(error) = &outcome.fence.last_error {
         return Wanted::no(kind, "FenceFailed", format!("what may write is not under control: {error}"));
+    }
+    if let Some(message) = slow_fence(seen, status) {
+        return Wanted::no(kind, "FenceSlow", message);
     }
     match status.last_fence.as_ref().filter(|f| f.found_running > 0) {
         Some(fence) => {

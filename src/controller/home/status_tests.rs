@@ -177,6 +177,15 @@ fn what_stalls_in_the_embassy_shows_at_home() {
 #[test]
 fn the_fence_says_what_it_found_and_what_it_could_not_do() {
     use crate::api::embassy::FenceRecord;
+    let slow = |seconds| FenceView {
+        record: Some(FenceRecord {
+            decided_at: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)),
+            completed_at: None,
+            seconds: Some(seconds),
+            found_running: 0,
+        }),
+        ..FenceView::default()
+    };
     let fence = |found_running, last_error: Option<&str>| FenceView {
         record: Some(FenceRecord {
             decided_at: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)),
@@ -190,6 +199,8 @@ fn the_fence_says_what_it_found_and_what_it_could_not_do() {
     for (fence, expected, words) in [
         (FenceView::default(), "False/BestEffort", "best effort"),
         (fence(0, None), "False/BestEffort", "best effort"),
+        (slow(5.0), "False/BestEffort", "best effort"),
+        (slow(5.01), "False/FenceSlow", "maxFenceTime is 5s"),
         (fence(2, None), "False/FoundRunning", "2 pods ran without a permit"),
         (fence(2, Some("whenScaled to Retain")), "False/FenceFailed", "whenScaled to Retain"),
     ] {

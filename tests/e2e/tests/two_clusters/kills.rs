@@ -56,8 +56,11 @@ fn story(sites: &Sites, names: &e2e::Names, folder: &Path) -> Result<()> {
     for point in POINTS {
         ensure!(folder.join(format!("{point}.died")).exists(), "it was promoted without dying at {point}");
     }
-    let deaths = restarts(embassy)?;
-    ensure!(deaths >= POINTS.len() as u64, "only {deaths} restarts");
+    let deaths = until("kubelet to count the deaths", SOON, || {
+        let deaths = restarts(embassy)?;
+        ensure!(deaths >= POINTS.len() as u64, "only {deaths} restarts");
+        Ok(Some(deaths))
+    })?;
     let mirror = sites.at_embassy(names)?;
     ensure!(number(&mirror, "/status/epoch")? == 1, "epoch {}", text(&mirror, "/status/epoch"));
     ensure!(mirror.pointer("/status/promotion").is_none(), "a promotion is still under way");
