@@ -136,13 +136,14 @@ impl FenceHub {
 async fn guard(shared: Arc<Mutex<Shared>>, ledgers: LedgerHub, applier: Applier) {
     let mut ticks = tokio::time::interval(TURN);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut was, mut released, began) = (None, false, boottime());
+    let (mut was, mut released, mut held, began) = (None, false, false, boottime());
     loop {
         ticks.tick().await;
         let target = lock(&shared).target.clone();
         let view = ledgers.home(&target.pair);
         let right = right_now(&target, &view, began, boottime());
         let shown = plan::may_release(writ_of(&target, &view), target.high_water);
+        held |= matches!(right, HomeRight::Granted(_));
         let result = match &right {
             HomeRight::Unknown => Ok(()),
             // After every fencing, and once at the start: an operator may die half-way.
@@ -154,7 +155,8 @@ async fn guard(shared: Arc<Mutex<Shared>>, ledgers: LedgerHub, applier: Applier)
             HomeRight::Granted(_) => Ok(()),
             HomeRight::Denied(_) => {
                 released = false;
-                enforce(&target, &applier, &shared, &was).await
+                let first = !matches!(was, Some(HomeRight::Denied(_)));
+                enforce(&target, &applier, &shared, first, held).await
             }
         };
         let mut shared = lock(&shared);
@@ -184,9 +186,9 @@ async fn enforce(
     target: &FenceTarget,
     applier: &Applier,
     shared: &Mutex<Shared>,
-    was: &Option<HomeRight>,
+    first: bool,
+    held: bool,
 ) -> Result<(), FenceError> {
-    let first = !matches!(was, Some(HomeRight::Denied(_)));
     if first {
         let decided_at = Time(now());
         lock(shared).view.record =
@@ -194,8 +196,8 @@ async fn enforce(
     }
     let seen = observe(target, applier).await?;
     let plan = plan::fence(&seen, &target.members);
-    if was.is_none() {
-        // This process never held a permit: whatever runs was started by a node or a person, unfenced.
+    if !held {
+        // This process never held a permit: whatever is here was started by a node or a person, unfenced.
         let found = i32::try_from(plan.kill.len()).unwrap_or(i32::MAX);
         if let Some(record) = lock(shared).view.record.as_mut() {
             record.found_running = record.found_running.max(found);

@@ -78,8 +78,13 @@ pub fn gather(ctx: &Context, input: &Input<'_>, status: &DataEmbassyStatus) -> G
 /// Writes what was seen into the status.
 pub fn note(gathered: &Gathered, status: &mut DataEmbassyStatus, now: Timestamp) {
     status.health_checks = gathered.checks.iter().map(CheckView::status).collect();
-    let since = status.suspect_since.as_ref().map(|t| t.0);
-    status.suspect_since = health::suspect_since(since, &gathered.suspicion, now).map(Time);
+    // Once the writ is taken nothing is decided by this any more, and the record counts from it: a
+    // restarted prober that has not seen home yet must not take it away.
+    let taken = gathered.writ.is_some_and(|w| w.site() == Site::Embassy) && !gathered.serves(status);
+    if !taken {
+        let since = status.suspect_since.as_ref().map(|t| t.0);
+        status.suspect_since = health::suspect_since(since, &gathered.suspicion, now).map(Time);
+    }
     if let Some(writ) = gathered.writ {
         let epoch = i64::try_from(writ.epoch).unwrap_or(i64::MAX);
         status.epoch = status.epoch.max(Some(epoch));

@@ -137,9 +137,9 @@ async fn act(
                 let why = "a promotion whose record was lost: loss and recovery are not known";
                 begin(input, status, why, writ.overridden, now);
             }
-            if status.promotion.as_ref().is_some_and(|p| p.step <= PromotionStep::Confirm) {
-                step_to(status, resume(&marks::read(&input.claims), writ.epoch));
-            }
+            // Also a step that is behind what was done (the turn that did it could not write its status):
+            // what was started once is never made dark and started again.
+            step_to(status, resume(&marks::read(&input.claims), writ.epoch));
             revoke_home(ctx, input, gathered, outcome).await;
             steps::run(ctx, input, status, gathered, now, outcome).await?;
         }

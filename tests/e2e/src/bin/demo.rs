@@ -145,7 +145,10 @@ fn try_next(sites: &Sites) -> Result<()> {
     for cluster in sites.bed.clusters() {
         println!("  KUBECONFIG={} kubectl get de,rp,er,pods -A", cluster.kubeconfig().display());
     }
-    println!("  KUBECONFIG={} kubectl embassy status -A", sites.embassy()?.kubeconfig().display());
+    println!(
+        "  KUBECONFIG={} kubectl embassy status -n demo-estonia",
+        sites.embassy()?.kubeconfig().display()
+    );
     println!("  cargo run -p testbed -- start home     # home boots again: fenced, it cannot write");
     println!("  cargo run -p testbed -- down           # removes everything");
     Ok(())

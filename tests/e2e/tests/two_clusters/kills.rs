@@ -66,12 +66,28 @@ fn story(sites: &Sites, names: &e2e::Names, folder: &Path) -> Result<()> {
     ensure!(mirror.pointer("/status/promotion").is_none(), "a promotion is still under way");
     let pods = embassy.kubectl(&["get", "pods", "-n", &names.embassy, "-l", "app=notes", "-o", "name"])?;
     ensure!(pods.lines().count() == 1, "the standby runs {} pods: {pods}", pods.lines().count());
+    let starts = starts(embassy, &names.embassy)?;
+    ensure!(starts == 1, "the application was started {starts} times");
     let line =
         embassy.kubectl(&["exec", "-n", &names.embassy, "notes-0", "--", "head", "-n1", "/data/notes"])?;
     ensure!(line.trim() == given::marker("kills"), "the standby serves {line:?}");
-    let recovery = text(&mirror, "/status/lastPromotion/recoverySeconds");
+    // Counted from the first suspicion, whatever died in between: at least L.
+    let recovery = mirror.pointer("/status/lastPromotion/recoverySeconds").and_then(Value::as_f64);
+    let recovery = recovery.context("the recovery is not on record")?;
+    ensure!(recovery >= 25.0, "the record says {recovery} s: the deaths took the beginning away");
     println!("      kills: {deaths} deaths at {} points, epoch 1, recovery {recovery} s", POINTS.len());
     Ok(())
+}
+
+/// How many pods the StatefulSet controller has made for the standby.
+fn starts(cluster: &Cluster, namespace: &str) -> Result<u64> {
+    let list = cluster.kubectl(&["get", "events", "-n", namespace, "-o", "json"])?;
+    let list: Value = serde_json::from_str(&list)?;
+    let events = list.pointer("/items").and_then(Value::as_array).cloned().unwrap_or_default();
+    let made = events.iter().filter(|event| {
+        text(event, "/reason") == "SuccessfulCreate" && text(event, "/message").contains("Pod notes-0")
+    });
+    Ok(made.map(|event| event.pointer("/count").and_then(Value::as_u64).unwrap_or(1)).sum())
 }
 
 /// Gives the operator a folder that outlives its container, with every point armed; returns it as
