@@ -13,7 +13,7 @@
 //!    the claim stands; one that lands before kills the claim in the same way.
 //! 4. Epochs only rise, so an old ledger that comes back grants nothing.
 //!
-//! This arbiters are `Embassy` (one ledger, E) and `Home` (none: only a human moves the
+//! The arbiters so far are `Embassy` (one ledger, E) and `Home` (none: only a human moves the
 //! writ). The rules for a witness extend these functions and do not replace them.
 
 use super::boot::Boot;
