@@ -44,6 +44,8 @@ fn one(mut crd: CustomResourceDefinition) -> Result<(String, String), CrdsError>
 /// # Errors
 /// [`CrdsError`].
 pub fn write(directory: &Path) -> Result<(), CrdsError> {
+    let cannot = |source| CrdsError::Write { path: directory.display().to_string(), source };
+    std::fs::create_dir_all(directory).map_err(cannot)?;
     for (name, yaml) in definitions()? {
         let path = directory.join(name);
         std::fs::write(&path, yaml)

@@ -16,7 +16,8 @@ pub struct MoverArgs {
 pub(super) enum Command {
     /// Backs a directory up, or makes a dispatch of volumes.
     Backup(Backup),
-    /// Makes a directory, or the volumes of a dispatch, equal to what was backed up, and proves it.
+    /// Makes a directory, or the volumes of a dispatch, equal to what was backed up. A dispatch is compared
+    /// afterwards; for a snapshot run `verify`.
     Restore(Restore),
     /// Compares directories with a snapshot or a dispatch, or the repository with itself.
     Verify(Verify),
@@ -143,7 +144,8 @@ pub(super) struct Backup {
     /// Home's ed25519 seed, 64 hex digits.
     #[arg(long)]
     pub signing_key_file: Option<PathBuf>,
-    /// What to do about entries that cannot be read.
+    /// What a dispatch does about entries that cannot be read. (A snapshot by hand keeps the rest, as
+    /// restic does, names them, and ends with code 3.)
     #[arg(long, value_enum, default_value = "fail")]
     pub on_unreadable: OnUnreadable,
     /// A volume that may be empty now although it was not before; repeatable.
@@ -232,7 +234,7 @@ pub(super) struct Verify {
     #[arg(long, requires = "snapshot")]
     pub target: Option<PathBuf>,
     /// Check the repository itself, and read this share of its data (0 to 100).
-    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=100), conflicts_with = "snapshot")]
     pub read_data_percent: Option<u8>,
     #[command(flatten)]
     pub which: WhichDispatch,

@@ -72,6 +72,14 @@ fn find(repository: &Opened, wanted: &str) -> Result<SnapshotFile, MoverError> {
         if all.len() > 1 {
             return Err(MoverError::Usage(format!("{wanted} begins the id of {} snapshots", all.len())));
         }
+    } else if let Some(last) = all.last()
+        && all.iter().any(|other| other.hostname != last.hostname || other.paths != last.paths)
+    {
+        // The volumes of a dispatch have one time: which of them would be the latest is chance, and
+        // `--delete` would wipe the target for it.
+        let usage = "`latest` means one directory, and this repository holds several; see `mover snapshots` and \
+                     give an id, or restore a dispatch with --dispatch";
+        return Err(MoverError::Usage(usage.to_owned()));
     }
     all.pop().ok_or_else(|| RestoreError::NoSnapshot(wanted.to_owned()).into())
 }

@@ -58,7 +58,7 @@ impl Fault {
 #[derive(Debug, thiserror::Error)]
 pub enum RepoError {
     /// There is no `config` where the repository should be.
-    #[error("there is no repository at {0}; create one with --init")]
+    #[error("there is no repository at {0}; correct the path, or create one with `mover init`")]
     Missing(String),
     /// The password opens none of the keys.
     #[error("the password opens no key of the repository at {0}")]

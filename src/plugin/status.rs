@@ -138,7 +138,8 @@ pub async fn run(args: &StatusArgs) -> Result<(), StatusError> {
     }
     if args.output == "json" {
         say(&serde_json::to_string_pretty(&rows).map_err(StatusError::Json)?);
-    } else {
+    } else if !rows.is_empty() || lost.is_none() {
+        // With a site that did not answer, an empty table would say that nothing is there.
         say(&render(&rows, Timestamp::now()));
     }
     lost.map_or(Ok(()), |error| Err(StatusError::Incomplete(error)))

@@ -285,3 +285,18 @@ fn a_root_that_belongs_to_the_node_is_proven_without_its_time() {
     corpus::chmod(&home.bench.path("embassy/ledger"), 0o2777);
     run("verify").fails_with(MoverReason::NotProven);
 }
+
+/// The volumes of a dispatch have one time: "the latest" of them would be chance.
+#[test]
+fn the_latest_snapshot_of_several_directories_is_refused() {
+    let home = Home::new();
+    fs::write(home.register.join("entry"), "1").unwrap();
+    fs::write(home.ledger.join("entry"), "2").unwrap();
+    home.backup("2026-11-23T10:00:00Z").ok();
+    let target = home.bench.make("target");
+    fs::write(target.join("mine"), "3").unwrap();
+    let ended = home.bench.restore(&target);
+    assert_ne!(ended.code, Some(0), "{}", ended.stdout);
+    assert!(ended.stderr.contains("holds several"), "{}", ended.stderr);
+    assert!(target.join("mine").exists(), "the target was touched");
+}
