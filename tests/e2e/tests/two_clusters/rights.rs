@@ -1,10 +1,10 @@
 //! What a thief of home's kubeconfig can do at the embassy: what design section 2 says, and no more.
 
-use crate::given::{self, SOON};
+use crate::given::{self, SOON, number};
 use anyhow::{Context as _, Result, ensure};
 use e2e::Sites;
 use e2e::wait::until;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::process::Command;
 
 /// Attempts with home's own identity against the real API server.
@@ -57,18 +57,48 @@ pub fn of_home(sites: &Sites) -> Result<()> {
     // `update` it has; an owner that is not there would have the mirror collected as garbage.
     let patch: Value = serde_json::from_str(owner)?;
     let references = patch.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
-    until("the API server's word on an owner", SOON, || {
-        let mut stolen: Value = serde_json::from_str(&thief(&["get", "dataembassy", mirror, "-o", "json"])?)?;
+    refused_change(&thief, &["dataembassy", mirror], "may not give a mirror an owner", |metadata| {
+        metadata.insert("ownerReferences".to_owned(), references.clone());
+    })?;
+    // The ledger it may update, for its beat; a takeover is not home's to write, in whatever spelling.
+    let odd = [
+        format!(r#"{{"{mirror}":{{"epoch":1,"confirmed":true}}}}"#),
+        format!(r#"{{"{mirror}":{{"epoch":0}},"{mirror}":{{"epoch":1,"confirmed":true}}}}"#),
+    ];
+    for writs in odd {
+        refused_change(&thief, &["lease", &ledger], "a writ that names the embassy", |metadata| {
+            metadata.insert("annotations".to_owned(), json!({"dataembassy.io/writs": writs}));
+        })?;
+    }
+    let hidden = format!(r#"{{"{mirror}": {{"\u0065poch":1,"confirmed":true}}}}"#);
+    refused_change(&thief, &["lease", &ledger], "not written as the operator writes them", |metadata| {
+        metadata.insert("annotations".to_owned(), json!({"dataembassy.io/writs": hidden}));
+    })?;
+    ensure!(number(&sites.at_embassy(&names)?, "/status/epoch")? == 0, "the epoch moved");
+    println!("      rights: {} attempts of home's identity were refused", refused.len() + 5);
+    given::rest(sites, &names)
+}
+
+/// Tries to replace an object with a change of its metadata, until the API server says why not.
+fn refused_change(
+    thief: &dyn Fn(&[&str]) -> Result<String>,
+    object: &[&str],
+    words: &str,
+    change: impl Fn(&mut Map<String, Value>),
+) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    let path = file.path().display().to_string();
+    until(&format!("the API server to say `{words}`"), SOON, || {
+        let read = thief(&[&["get"], object, &["-o", "json"]].concat())?;
+        let mut stolen: Value = serde_json::from_str(&read)?;
         let metadata = stolen.pointer_mut("/metadata").and_then(Value::as_object_mut);
-        metadata.context("no metadata")?.insert("ownerReferences".to_owned(), references.clone());
-        std::fs::write(manifest.path(), stolen.to_string())?;
+        change(metadata.context("no metadata")?);
+        std::fs::write(file.path(), stolen.to_string())?;
         match thief(&["replace", "-f", &path]).err().map(|error| format!("{error:#}")) {
-            None => Ok(Some(Err(anyhow::anyhow!("home gave its mirror an owner")))),
-            Some(said) if said.contains("may not give a mirror an owner") => Ok(Some(Ok(()))),
+            None => Ok(Some(Err(anyhow::anyhow!("home changed {object:?}: {words}")))),
+            Some(said) if said.contains(words) => Ok(Some(Ok(()))),
             // Home's operator wrote meanwhile.
             Some(said) => anyhow::bail!("{said}"),
         }
-    })??;
-    println!("      rights: {} attempts of home's identity were refused", refused.len() + 2);
-    given::rest(sites, &names)
+    })?
 }
