@@ -154,8 +154,10 @@ pub fn verify(run: &mut Run, args: &Verify) -> Result<(), MoverError> {
     check_repository(run, &opened, args.read_data_percent.unwrap_or(0))
 }
 
-/// Checks that everything the snapshots need is there, and reads a share of it.
-pub fn check_repository(run: &mut Run, opened: &Opened, percent: u8) -> Result<(), MoverError> {
+/// How often the library's check is begun before its breaking down counts as damage.
+const CHECK_TRIES: usize = 3;
+
+fn check_options(percent: u8) -> CheckOptions {
     let mut options = CheckOptions::default();
     options.trust_cache = true;
     options.read_data = percent > 0;
@@ -163,9 +165,28 @@ pub fn check_repository(run: &mut Run, opened: &Opened, percent: u8) -> Result<(
         100 => ReadSubsetOption::All,
         share => ReadSubsetOption::Percentage(share.into()),
     };
-    let found = opened.check(options).map_err(RepoError::library("checking the repository"))?;
+    options
+}
+
+/// Checks that everything the snapshots need is there, and reads a share of it.
+pub fn check_repository(run: &mut Run, opened: &Opened, percent: u8) -> Result<(), MoverError> {
+    let mut found = None;
+    // The library's check can panic instead of saying what is damaged: it waits a tenth of a second for
+    // its own threads, and no longer. That is no verdict about the repository, so it is asked again.
+    for _ in 0..CHECK_TRIES {
+        let check = std::panic::AssertUnwindSafe(|| opened.check(check_options(percent)));
+        if let Ok(result) = std::panic::catch_unwind(check) {
+            found = Some(result.map_err(RepoError::library("checking the repository"))?);
+            break;
+        }
+    }
     let where_ = PathBuf::from(&opened.name);
-    for (level, error) in &found.0 {
+    if found.is_none() {
+        let why =
+            format!("the check broke down {CHECK_TRIES} times, which it does at damaged data; see the log");
+        run.progress.miss(MoverReason::RepositoryDamaged, &where_, why);
+    }
+    for (level, error) in found.iter().flat_map(|found| &found.0) {
         // Only what is marked as an error; a pack that nobody needs is a warning.
         if format!("{level:?}") == "Error" {
             run.progress.miss(MoverReason::RepositoryDamaged, &where_, error);
