@@ -73,12 +73,12 @@ fn find(repository: &Opened, wanted: &str) -> Result<SnapshotFile, MoverError> {
             return Err(MoverError::Usage(format!("{wanted} begins the id of {} snapshots", all.len())));
         }
     } else if let Some(last) = all.last()
-        && all.iter().any(|other| other.hostname != last.hostname || other.paths != last.paths)
+        && all.iter().any(|other| other.time == last.time && other.id != last.id)
     {
         // The volumes of a dispatch have one time: which of them would be the latest is chance, and
         // `--delete` would wipe the target for it.
-        let usage = "`latest` means one directory, and this repository holds several; see `mover snapshots` and \
-                     give an id, or restore a dispatch with --dispatch";
+        let usage = "`latest` is not one snapshot: several have that time, as the volumes of a dispatch have; see \
+                     `mover snapshots` and give an id, or restore a dispatch with --dispatch";
         return Err(MoverError::Usage(usage.to_owned()));
     }
     all.pop().ok_or_else(|| RestoreError::NoSnapshot(wanted.to_owned()).into())

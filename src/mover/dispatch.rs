@@ -242,6 +242,7 @@ fn choose(run: &mut Run, access: &super::args::Access, which: &WhichDispatch) ->
         return Err(DispatchError::Refused { sequence, why }.into());
     }
     tell(run, &signed);
+    run.location()?.indexes.only(&signed.header.indexes);
     Ok(Chosen { signed, repository: repo::index(opened)? })
 }
 

@@ -69,11 +69,12 @@ fn unseal(file: &KeyFile, password: &str) -> Result<Option<MasterKey>, RepoError
     Ok(plain.ok().and_then(|plain| serde_json::from_slice(&plain).ok()))
 }
 
-/// A master key that an interrupted creation has left behind.
+/// The master key of a key file of ours that `password` opens; whatever else lies among the keys is
+/// passed over, because anyone who may add files can put anything there.
 ///
-/// Without this the next attempt would add a second key file under the same password but with
-/// another master key, and which of the two opens the repository would be chance.
-fn left_behind(files: &dyn WriteBackend, password: &str) -> Result<Option<MasterKey>, RepoError> {
+/// # Errors
+/// [`RepoError::Library`] if the keys cannot be read.
+pub fn find(files: &dyn WriteBackend, password: &str) -> Result<Option<MasterKey>, RepoError> {
     let listing = "listing the keys";
     for id in files.list(FileType::Key).map_err(RepoError::library(listing))? {
         let bytes = files.read_full(FileType::Key, &id).map_err(RepoError::library(listing))?;
@@ -97,7 +98,9 @@ pub fn create(
 ) -> Result<Repository<OpenStatus>, RepoError> {
     let doing = "creating the repository";
     files.create().map_err(RepoError::library(doing))?;
-    let master = match left_behind(files, password)? {
+    // An interrupted creation has left its key behind. A second key file under the same password but
+    // with another master key would leave it to chance which of the two opens the repository.
+    let master = match find(files, password)? {
         Some(master) => master,
         None => {
             let master = MasterKey::new();

@@ -52,7 +52,12 @@ pub fn open(location: &Location, password: &str, create: bool) -> Result<Opened,
         }
         return keyfile::create(repository, location.files.as_ref(), password);
     }
-    repository.open(&Credentials::password(password)).map_err(|error| {
+    // Ours first: the library gives up at the first key file that is none.
+    let credentials = match keyfile::find(location.files.as_ref(), password)? {
+        Some(master) => Credentials::Masterkey(master),
+        None => Credentials::password(password),
+    };
+    repository.open(&credentials).map_err(|error| {
         let source = Fault::from(error);
         if source.is_wrong_password() {
             RepoError::WrongKey(location.name.clone())

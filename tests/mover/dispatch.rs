@@ -288,7 +288,7 @@ fn a_root_that_belongs_to_the_node_is_proven_without_its_time() {
 
 /// The volumes of a dispatch have one time: "the latest" of them would be chance.
 #[test]
-fn the_latest_snapshot_of_several_directories_is_refused() {
+fn the_latest_snapshot_of_a_dispatch_is_refused() {
     let home = Home::new();
     fs::write(home.register.join("entry"), "1").unwrap();
     fs::write(home.ledger.join("entry"), "2").unwrap();
@@ -297,6 +297,49 @@ fn the_latest_snapshot_of_several_directories_is_refused() {
     fs::write(target.join("mine"), "3").unwrap();
     let ended = home.bench.restore(&target);
     assert_ne!(ended.code, Some(0), "{}", ended.stdout);
-    assert!(ended.stderr.contains("holds several"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("several have that time"), "{}", ended.stderr);
     assert!(target.join("mine").exists(), "the target was touched");
+}
+
+/// Anyone with home's certificate can add files. None of them may keep a committed dispatch from
+/// being restored.
+#[test]
+fn junk_that_a_client_added_spoils_no_dispatch() {
+    let home = Home::new();
+    corpus::random(&home.register, 22);
+    home.backup("2026-11-23T10:00:00Z").ok();
+    for kind in ["index", "keys", "snapshots"] {
+        for junk in ["junk", "{}", "", "0"] {
+            let name = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(junk));
+            fs::write(home.bench.path("repo").join(kind).join(name), junk).unwrap();
+        }
+    }
+    assert!(home.restore("latest").ok().report.proven);
+    home.arrived();
+}
+
+/// The host of the embassy holds the password under custody `Entrusted`: it can encrypt, not sign.
+#[test]
+fn another_file_under_an_old_name_is_refused() {
+    let home = Home::new();
+    fs::write(home.register.join("entry"), "1").unwrap();
+    let manifests = home.bench.path("manifests.json.gz");
+    gzip(&manifests, r#"[{"kind":"ConfigMap","metadata":{"name":"a"}}]"#);
+    let mut args = home.backup_args("2026-11-23T10:00:00Z");
+    args.push(format!("--manifests={}", manifests.display()));
+    home.bench.run("backup", args).ok();
+    let first = home.header(1).header.manifests.unwrap().snapshot;
+    fs::write(home.register.join("entry"), "2").unwrap();
+    gzip(&manifests, r#"[{"kind":"ConfigMap","metadata":{"name":"forged"}}]"#);
+    let mut args = home.backup_args("2026-11-23T10:05:00Z");
+    args.push(format!("--manifests={}", manifests.display()));
+    home.bench.run("backup", args).ok();
+    let second = home.header(2).header.manifests.unwrap().snapshot;
+    // A snapshot that decrypts well, under the name of another.
+    let snapshots = home.bench.path("repo/snapshots");
+    fs::copy(snapshots.join(second), snapshots.join(first)).unwrap();
+    let mut args = home.embassy_args("1");
+    args.push(format!("--manifests-out={}", home.bench.path("manifests.json").display()));
+    home.bench.run("restore", args).fails_with(MoverReason::RepositoryDamaged);
+    assert!(!home.bench.path("manifests.json").exists(), "forged manifests were handed over");
 }

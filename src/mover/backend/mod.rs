@@ -3,7 +3,7 @@
 //! Both implement the library's backend traits and [`DispatchStore`]. Above them sits
 //! [`window::Windowed`], which turns the library's one request a blob into few larger ones.
 
-mod gate;
+pub mod gate;
 pub mod local;
 pub mod rest;
 pub mod tls;
@@ -127,6 +127,8 @@ pub struct Location {
     pub files: Arc<dyn WriteBackend>,
     /// For the headers.
     pub dispatches: Arc<dyn DispatchStore>,
+    /// Which indexes the library is shown.
+    pub indexes: gate::IndexFilter,
     /// For people; holds no secret.
     pub name: String,
 }
@@ -136,15 +138,17 @@ pub struct Location {
 /// # Errors
 /// [`BackendError::Setup`] for a URL or certificate that cannot be used.
 pub fn open(spec: &str, tls: &tls::TlsFiles, progress: &Arc<Progress>) -> Result<Location, BackendError> {
-    let gated = |inner| Arc::new(gate::Gate::new(inner, progress.clone()));
+    let indexes = gate::IndexFilter::default();
+    let gated = |inner| Arc::new(gate::Gate::new(inner, progress.clone(), indexes.clone()));
     if let Some(url) = spec.strip_prefix("rest:") {
         let rest = Arc::new(rest::RestBackend::new(url, tls, progress.clone())?);
         let name = rest.name();
         let files = gated(Arc::new(window::Windowed::new(rest.clone())));
-        return Ok(Location { files, dispatches: rest, name });
+        return Ok(Location { files, dispatches: rest, indexes, name });
     }
     let local = Arc::new(local::LocalBackend::new(spec.strip_prefix("local:").unwrap_or(spec)));
-    Ok(Location { files: gated(local.clone()), dispatches: local, name: spec.to_owned() })
+    let files = gated(local.clone());
+    Ok(Location { files, dispatches: local, indexes, name: spec.to_owned() })
 }
 
 /// Path of a file below the repository, as restic lays it out over REST.

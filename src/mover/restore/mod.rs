@@ -144,7 +144,13 @@ pub fn restore(
 }
 
 fn mark_unfinished(root: &OwnedFd) -> io::Result<()> {
-    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = OsStr::new(UNFINISHED);
+    // An application may have put something else there: a FIFO would make us wait for ever.
+    if let Some(other) = fsx::stat_if_there(root, name)?.filter(|meta| meta.kind != Kind::File) {
+        let flags = if other.kind == Kind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(root, name, flags)?;
+    }
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::openat(root, OsStr::new(UNFINISHED), flags, Mode::from_raw_mode(0o600))?;
     Ok(rustix::fs::fsync(root)?)
 }
@@ -194,7 +200,8 @@ impl<'a> Engine<'a> {
             Err(error) => return self.unreadable(&dir.path, error),
         };
         if depth == 0 {
-            nodes.retain(|node| *node.name() != *LOST_AND_FOUND);
+            // A tree that brings our own mark along would keep every later restore from its end.
+            nodes.retain(|node| *node.name() != *LOST_AND_FOUND && *node.name() != *UNFINISHED);
         }
         if depth >= MAX_DEPTH {
             let why = "the tree is nested too deep";
