@@ -288,7 +288,21 @@ fn open_repositories(root: &Path) -> Result<BTreeMap<RepoName, Arc<Repo>>, Store
         // `lost+found`, `.tmp` and what an admin put there are no repositories.
         let name = entry.file_name().to_str().and_then(RepoName::parse);
         if let (true, Some(name)) = (is_dir, name) {
-            repos.insert(name.clone(), Arc::new(Repo::open(root, name)?));
+            match Repo::open(root, name.clone()) {
+                Ok(repo) => {
+                    repos.insert(name, Arc::new(repo));
+                }
+                // A creation that a full disk cut short holds nothing yet, and must not keep the vault from
+                // serving all the others.
+                Err(error) if !entry.path().join("config").exists() => {
+                    tracing::error!(
+                        repository = name.as_str(),
+                        error = crate::cli::chain(&error),
+                        "a repository without a config cannot be completed and is left out"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(repos)

@@ -155,3 +155,24 @@ fn load_until_cut(vault: &Vault, round: u64, commit: impl FnOnce()) -> Vec<Strin
     });
     acknowledged.into_inner().unwrap()
 }
+
+/// What a full disk leaves of a creation must not keep the vault from serving the others.
+#[test]
+fn a_half_made_repository_is_left_out_and_the_others_are_served() {
+    let dir = temp();
+    let data = dir.path().join("data");
+    for name in ["half", "whole"] {
+        std::fs::create_dir_all(data.join(name)).unwrap();
+    }
+    // A file where a folder belongs cannot be completed, by root either.
+    std::fs::write(data.join("half/data"), "").unwrap();
+    let vault = Vault::plain(&data, &[]);
+    let answer = client().post(vault.url("whole/?create=true")).send().unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+    assert!(vault.log().contains("half"), "{}", vault.log());
+    // One that has a config holds data: to serve without it would say that it is gone.
+    drop(vault);
+    std::fs::write(data.join("half/config"), "x").unwrap();
+    let log = Vault::try_start(&flags(&["--insecure-standalone", "--data", data.to_str().unwrap()])).err();
+    assert!(log.is_some_and(|log| log.contains("half")), "it started without a repository that is in use");
+}
