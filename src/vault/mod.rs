@@ -26,6 +26,7 @@ pub mod read;
 pub mod receive;
 pub mod repo;
 pub mod repositories;
+mod room;
 pub mod routes;
 pub mod server;
 pub mod stall;

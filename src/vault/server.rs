@@ -3,6 +3,7 @@
 use super::commit::Committer;
 use super::metrics::Metrics;
 use super::repositories::Repositories;
+use super::room::{Room, Seat};
 use super::routes;
 use super::stall::StallGuard;
 use super::tls::{Current, Role, TlsError, identify};
@@ -11,18 +12,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Connections that have not shown a certificate yet. They have places of their own so that a
-/// stranger who opens many cannot take those of home and embassy.
+/// stranger who opens many cannot take those of home and embassy; with all of them taken the oldest
+/// is cut off.
 const MAX_HANDSHAKES: usize = 64;
 /// Longest handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -69,23 +70,19 @@ struct Door {
 /// Serves until the token is cancelled, then lets requests in flight end for at most 25 s.
 pub async fn serve(listener: TcpListener, server: Server) {
     let places = Arc::new(Semaphore::new(server.max_connections));
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let handshakes = Room::new(MAX_HANDSHAKES);
     let shutdown = server.shutdown.clone();
     let door = Arc::new(Door { server, places });
     let tracker = TaskTracker::new();
     loop {
-        let next = async {
-            let place = Arc::clone(&handshakes).acquire_owned().await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>((listener.accept().await?.0, place))
-        };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = next => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, place)) => {
-                let door = Arc::clone(&door);
-                tracker.spawn(async move { door.admit(stream, place).await });
+            Ok((stream, _)) => {
+                let (door, seat) = (Arc::clone(&door), handshakes.enter());
+                tracker.spawn(async move { door.admit(stream, seat).await });
             }
             Err(error) => {
                 // Out of descriptors, most likely: at once again would be a busy loop.
@@ -102,7 +99,7 @@ pub async fn serve(listener: TcpListener, server: Server) {
 }
 
 impl Door {
-    async fn admit(&self, stream: TcpStream, handshake: OwnedSemaphorePermit) {
+    async fn admit(&self, stream: TcpStream, handshake: Seat) {
         // Small answers (a commit's, a lock's) must not wait for more to send.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -114,7 +111,14 @@ impl Door {
         };
         let current = tls.borrow().clone();
         let accept = TlsAcceptor::from(current.config).accept(stream);
-        let stream = match tokio::time::timeout(HANDSHAKE_TIME, accept).await {
+        let accept = tokio::time::timeout(HANDSHAKE_TIME, accept);
+        let accepted = tokio::select! {
+            accepted = accept => accepted,
+            () = handshake.out.cancelled() => {
+                return self.server.vault.metrics.turned_away("handshake crowded out");
+            }
+        };
+        let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::info!(%error, "a TLS handshake failed");

@@ -155,3 +155,20 @@ fn a_connection_ends_with_its_certificate() {
     wait_for("the client is shut out", Duration::from_secs(20), || brief.get(&status).send().err());
     drop(secured.dir);
 }
+
+/// Anybody in the network can open connections and say nothing; nobody may be locked out by that.
+#[test]
+fn silent_strangers_lock_nobody_out() {
+    let secured = secured();
+    let silent: Vec<_> = (0..200)
+        .flat_map(|_| [secured.vault.address, secured.vault.health])
+        .map(|address| std::net::TcpStream::connect(address).unwrap())
+        .collect();
+    let start = std::time::Instant::now();
+    let health = client().get(format!("http://{}/healthz", secured.vault.health)).send().unwrap();
+    assert!(health.status().is_success());
+    secured.home();
+    // A silent one is let sit for ten seconds at the vault, and for sixty at its health.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    drop(silent);
+}
