@@ -37,7 +37,7 @@ programs: ## Builds operator (static), plugin and testbed.
 	install -D -t $(PROGRAMS) $(RELEASE)/kubectl-embassy $(RELEASE)/testbed $(RELEASE)/demo
 
 # With a clock that can run wrong and points at which it can be made to die: for tests, never in a
-# release. A build folder of its own, or the two would be compiled anew in turn.
+# release. cargo keeps both variants compiled but links them to one path, so each is copied out.
 .PHONY: faulty
 faulty:
 	$(CARGO) rustc --locked --release --features testclock,testcrash --bin embassy -- -C target-feature=+crt-static
